@@ -5,6 +5,7 @@ import math
 import pickle
 
 import pytest
+import sympy
 import torch
 from diffusers import (
     DDIMInverseScheduler,
@@ -24,16 +25,22 @@ from exact_denoiser import ExactDenoiser
 from family_contract import stirred
 from helpers import refused, seeded
 from kan_diffusion.data.densities import GaussianMixture
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.denoisers import build_denoiser
+from kan_diffusion.denoisers.formula import formula_denoiser
+from kan_diffusion.diffusion.likelihood import log_likelihood
 from kan_diffusion.diffusion.sampling import (
     SCHEDULERS,
     PointDiffusionPipeline,
     fitting_samplers,
     make_scheduler,
 )
+from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process, get_process
+from kan_diffusion.training.config import TrainingConfig
+from kan_diffusion.training.loop import train
 
 COVARIANCE = [[0.1, 0.05], [0.05, 0.2]]
 DENSITY = GaussianMixture([[-1.0, -0.3], [1.0, 0.3]], covariances=[COVARIANCE, COVARIANCE])
@@ -98,6 +105,34 @@ def test_a_sampler_draws_the_data_from_the_exact_denoiser_and_keeps_no_state(nam
     assert torch.equal(_samples(pipeline, 20, 6), first)
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(_samples(pipeline, 20, 6, generator=seeded(1)), first)
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("dpm-solver++", 0.9), ("heun", 0.9), ("unipc", 0.9), ("ddpm", 0.5)]
+)
+def test_samplers_neither_stop_at_noise_nor_shrink_narrow_modes(name, least):
+    width, process = 0.03, COSINE
+    modes = GaussianMixture([[-1.0], [1.0]], covariances=[[[width**2]]] * 2)
+    exact = ExactDenoiser(process, modes, torch.float32)
+    pipeline = PointDiffusionPipeline(exact, process, scheduler=make_scheduler(name, process))
+    samples = _samples(pipeline, 4000, 20)
+    drawn = float((samples - samples.sign()).square().mean().sqrt())
+    assert least * width < drawn < 1.15 * width
+
+
+@pytest.mark.parametrize("name", ["dpm-solver++", "ddpm", "ddim", "heun", "unipc"])
+def test_samplers_start_from_pure_noise_where_the_process_does_not_reach_it(name):
+    process = get_process("notebook")
+    exact = ExactDenoiser(process, GaussianMixture([[0.0]], covariances=[[[1.0]]]))
+    pipeline = PointDiffusionPipeline(exact, process, scheduler=make_scheduler(name, process))
+    assert float(_samples(pipeline, 4000, 100).std()) == pytest.approx(1, abs=0.03)
+
+
+def test_every_step_of_flow_matching_goes_as_far():
+    times = []
+    keep = lambda pipeline, step, time, given: times.append(float(time))  # noqa: E731
+    _samples(_exact("flow-euler"), 4, 4, callback_on_step_end=keep)
+    assert times == [1000, 750, 500, 250]
 
 
 def test_samplers_are_swapped_as_diffusers_does_or_refused(real):
@@ -215,11 +250,18 @@ def test_copies_and_files_are_the_same_pipeline_in_any_dtype_and_with_parts_of_o
     torch.testing.assert_close(_samples(plain) * units[0] + units[1], expected)
     moved = PointDiffusionPipeline.from_pipe(pipeline, mean=[0.0, 0.0])
     torch.testing.assert_close(_samples(moved) + units[1], expected)
-    parts = {"scheduler": make_scheduler("ddim", COSINE), "denoiser": stirred("mlp")}
+    own_network = stirred("mlp", num_train_timesteps=1000)
+    parts = {"scheduler": make_scheduler("ddim", COSINE), "denoiser": own_network}
     own = PointDiffusionPipeline.from_pretrained(tmp_path, **parts)
     assert own.denoiser is parts["denoiser"]
     assert isinstance(own.scheduler, DDIMScheduler)
-    read = PointDiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float64)
+    read = PointDiffusionPipeline.from_pretrained(tmp_path, torch_dtype=torch.float64)
+    for parts, message in (
+        ({"safety_checker": None}, "has no argument 'safety_checker'; it has columns, denoiser,"),
+        ({"denoiser": stirred("mlp")}, "for 100 timesteps.*; give no denoiser or train it again"),
+    ):
+        with refused(message):
+            PointDiffusionPipeline.from_pretrained(tmp_path, **parts)
     assert pipeline.to(torch.float64) is pipeline
     for wide in (read, pipeline):
         assert wide.denoiser.dtype == wide.dtype == torch.float64
@@ -274,6 +316,29 @@ def test_samplers_fit_their_process_and_what_cannot_be_drawn_is_refused():
     ):
         with refused(message):
             call()
+
+
+def test_a_denoiser_of_another_process_is_trained_judged_and_drawn_from_nowhere():
+    short = Process(name="short", num_timesteps=250)
+    score = [-sympy.Symbol(name, real=True) for name in ("x0", "x1")]
+    normal = formula_denoiser(score, {}, get_process("ddpm"))
+    network = stirred("mlp", num_train_timesteps=1000)
+    moons, points = load_dataset("moons"), torch.zeros(4, 2)
+    for denoiser, process, message in (
+        (network, short, "built for 1,000 timesteps, and process 'short' has 250; build it with"),
+        (normal, COSINE, "one of process 'ddpm', whose predictions are not those of 'cosine'"),
+    ):
+        draw = draw_noised_points(moons, process, 4, seeded())
+        for call in (
+            lambda: PointDiffusionPipeline(denoiser, process),  # noqa: B023
+            lambda: train(denoiser, process, points, TrainingConfig(), seed=0),  # noqa: B023
+            lambda: log_likelihood(denoiser, process, points),  # noqa: B023
+            lambda: measure_denoising(denoiser, draw, process),  # noqa: B023
+        ):
+            with refused(message):
+                call()
+    renamed = get_process("ddpm").model_copy(update={"name": "mine", "loss": "huber"})
+    assert PointDiffusionPipeline(normal, renamed).process == renamed
 
 
 def test_schedulers_keep_the_process():

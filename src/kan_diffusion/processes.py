@@ -156,6 +156,11 @@ class Process(Settings):
         signal = self.scheduler().alphas_cumprod.double()
         return signal.sqrt(), (1 - signal).sqrt()
 
+    def predicts_as(self, other: Process) -> bool:
+        """Whether denoisers of both processes predict the same: levels and type of prediction."""
+        same_levels = map(torch.equal, self.levels(), other.levels())
+        return self.prediction_type == other.prediction_type and all(same_levels)
+
     def noise_coefficients(self, alpha: Levels, sigma: Levels) -> tuple[Levels, Levels]:
         """Computes the pair (a, b) with which noise = a * prediction + b * noised.
 

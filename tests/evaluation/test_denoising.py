@@ -23,6 +23,9 @@ class Zero:
     def __call__(self, sample, *_, **__):
         return (torch.zeros_like(sample),)
 
+    def require_process(self, _):
+        """Predicts it of every process."""
+
 
 @pytest.fixture(scope="module")
 def toy():

@@ -235,7 +235,7 @@ def test_drivers_share_a_study_and_refuse_another_and_say_whose_it_is(tmp_path, 
 def _pipeline(value):
     """A pipeline all of whose weights are the same number."""
     names = {"activation": "silu" if value == 1 else "relu"}
-    process, model = get_process("cosine"), denoiser(settings=names)
+    process, model = get_process("cosine"), denoiser(settings=names, num_train_timesteps=1000)
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, value)
     return PointDiffusionPipeline(model, process, (value, value), (1.0, 1.0), ("x", "y"))

@@ -27,6 +27,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
+from kan_diffusion.processes import Process
 from kan_diffusion.weights import SavedNetwork, denoiser_settings
 
 __all__ = ["Denoiser", "DenoiserOutput", "ModelMixin", "PointDenoiser"]
@@ -140,6 +141,27 @@ class Denoiser(ModelMixin, ConfigMixin):
                 raise KanDiffusionError(
                     f"{name} must be one a sample, {num_samples}, not {len(values)}"
                 )
+
+    def require_process(self, process: Process) -> None:
+        """Checks that predictions of this denoiser are those of a process.
+
+        Raises:
+            KanDiffusionError: It was built for another number of timesteps or, if it has a process,
+                as formulas do, for another one.
+        """
+        steps = self.config.get("num_train_timesteps", process.num_timesteps)
+        if steps != process.num_timesteps:
+            raise KanDiffusionError(
+                f"this {type(self).__name__} was built for {steps:,} timesteps, and process "
+                f"'{process.name}' has {process.num_timesteps:,}; build it with "
+                f"num_train_timesteps={process.num_timesteps} or give its own process"
+            )
+        known = getattr(self, "process", None)
+        if isinstance(known, Process) and not known.predicts_as(process):
+            raise KanDiffusionError(
+                f"this {type(self).__name__} is one of process '{known.name}', whose predictions "
+                f"are not those of '{process.name}'; give its own process"
+            )
 
     @classmethod
     def size_of(cls, shape: tuple[int, ...]) -> dict[str, object]:

@@ -174,8 +174,10 @@ def log_likelihood(
     Raises:
         DataError: The points are not finite numbers with shape (n, d) for the denoiser's d, or
             ``observed`` has another shape.
-        KanDiffusionError: A number of steps, rows or probes is below 1.
+        KanDiffusionError: A number of steps, rows or probes is below 1, or the denoiser is one for
+            another process.
     """
+    denoiser.require_process(process)
     points = numbers("points", points.detach(), *points.shape[:1], denoiser.data_dim)
     if observed is not None and observed.shape != points.shape:
         raise DataError(

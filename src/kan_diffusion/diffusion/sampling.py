@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -86,8 +87,10 @@ _OF_ONE_SAMPLER: Mapping[type[SchedulerMixin], Mapping[str, object]] = {
     # end up too close together.
     DPMSolverMultistepScheduler: {"use_lu_lambdas": True},
     # Heun's method steps in sigma / alpha, which near pure noise grows a thousandfold within a few
-    # timesteps: steps even in its logarithm are stable, steps even in time are not.
-    HeunDiscreteScheduler: {"use_exponential_sigmas": True},
+    # timesteps: steps even in its logarithm are stable, steps even in time are not. It ends at the
+    # last of its timesteps, which is the first of the process only with "linspace".
+    HeunDiscreteScheduler: {"use_exponential_sigmas": True, "timestep_spacing": "linspace"},
+    UniPCMultistepScheduler: {"use_exponential_sigmas": True},
     PNDMScheduler: {"skip_prk_steps": True},  # the first of which divides by hardly any signal
 }
 _SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
@@ -221,6 +224,7 @@ class SamplePipeline(DiffusionPipeline):
             raise KanDiffusionError("a pipeline needs the process of its denoiser; give it")
         with valid_settings("the process of a pipeline"):
             self.process = Process.model_validate(process)
+        denoiser.require_process(self.process)
         self.register_modules(denoiser=denoiser, **parts)
         self.register_to_config(process=self.process.model_dump(mode="json"))
         self.scheduler = make_scheduler(None, self.process) if scheduler is None else scheduler
@@ -232,6 +236,7 @@ class SamplePipeline(DiffusionPipeline):
         pretrained_model_name_or_path: str | Path,
         *,
         dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
         **parts: object,
     ) -> Self:
         """Reads a pipeline that ``save_pretrained`` wrote, after checking all of it.
@@ -241,12 +246,20 @@ class SamplePipeline(DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: Its folder.
             dtype: Dtype of the denoiser; as saved when None.
+            torch_dtype: The same, as diffusers calls it.
             **parts: Arguments of the class in place of saved ones, such as your own ``denoiser``.
 
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.
+            KanDiffusionError: The class has no such argument, or the parts do not fit.
         """
         root = Path(pretrained_model_name_or_path)
+        known = inspect.signature(cls.__init__).parameters.keys() - {"self"}
+        if unknown := sorted(parts.keys() - known):
+            raise KanDiffusionError(
+                f"{cls.__name__} has no argument '{unknown[0]}'; it has "
+                f"{', '.join(sorted({'dtype', *known}))}"
+            )
         index = read_json(root / cls.config_name, "the index of a pipeline", _REMEDY)
         if index.get("_class_name") != cls.__name__:
             raise RunFolderError(
@@ -254,20 +267,22 @@ class SamplePipeline(DiffusionPipeline):
                 f"{cls.__name__}; read it with its own class"
             )
         process = index.get("process")
-        known = process.keys() if isinstance(process, dict) else ()
-        if left := sorted(Process.model_fields.keys() - known):
+        given = process.keys() if isinstance(process, dict) else ()
+        if left := sorted(Process.model_fields.keys() - given):
             raise RunFolderError(
                 f"the process in '{root / cls.config_name}' has no '{left[0]}'; {_REMEDY}"
             )
+        remedy = f"give no {' or '.join(parts)} or {_REMEDY}" if parts else _REMEDY
         if parts.get("denoiser") is None:
             kind = cls._saved_class(root, index.get("denoiser"))
-            parts["denoiser"] = kind.from_pretrained(inside(root, "denoiser"), dtype=dtype)
-        names = inspect.signature(cls.__init__).parameters.keys() - cls._optional_components
+            folder = inside(root, "denoiser")
+            parts["denoiser"] = kind.from_pretrained(folder, dtype=dtype or torch_dtype)
+        names = known - set(cls._optional_components)
         saved = {name: value for name, value in index.items() if name in names}
         try:
             return cls(**{**saved, **parts})
         except (KanDiffusionError, ValueError, TypeError, LookupError) as error:
-            raise RunFolderError(f"'{root / cls.config_name}': {error}; {_REMEDY}") from error
+            raise RunFolderError(f"'{root / cls.config_name}': {error}; {remedy}") from error
 
     @classmethod
     def _saved_class(cls, root: Path, saved: object) -> type[Denoiser]:
@@ -372,28 +387,28 @@ class SamplePipeline(DiffusionPipeline):
         notify: Callable[[int, Tensor, Tensor], Tensor],
     ) -> Tensor:
         """Draws one batch of standardised samples with shape (num_samples, *shape)."""
-        # Multistep schedulers carry state from step to step: a fresh one every time.
-        scheduler = _of_process(self.scheduler, self.process)
-        scheduler.set_timesteps(num_inference_steps, device=self.device)
-        if hasattr(scheduler, "set_begin_index"):  # timesteps that are rounded may repeat
-            scheduler.set_begin_index(0)
+        scheduler = self._begun_scheduler(num_inference_steps)
         options = {}
         if "generator" in inspect.signature(scheduler.step).parameters:
             options["generator"] = generator
-        is_flow = isinstance(scheduler, _FLOW)
+        is_flow, times = isinstance(scheduler, _FLOW), scheduler.timesteps
         shape = (num_samples, *self.denoiser.sample_shape)
         sample = randn_tensor(
             shape, generator=generator, device=self.device, dtype=self.denoiser.dtype
         )
-        if not is_flow:
-            sample = sample * scheduler.init_noise_sigma
+        if not is_flow:  # so that the denoiser's first input is the noise
+            sample = sample / scheduler.scale_model_input(sample.new_ones(()), times[0])
         finite = []  # checked at the end, so that a GPU need not wait at each step
-        with self.progress_bar(total=len(scheduler.timesteps)) as bar:
-            for index, timestep in enumerate(scheduler.timesteps):
+        with self.progress_bar(total=len(times)) as bar:
+            for index, timestep in enumerate(times):
                 model_input = sample if is_flow else scheduler.scale_model_input(sample, timestep)
                 at = timestep - 1 if is_flow else timestep
                 prediction = predict(model_input, at, conditions)
-                sample = scheduler.step(prediction, timestep, sample, **options).prev_sample
+                step = scheduler.step(prediction, timestep, sample, **options)
+                # The last step adds no noise (Ho et al. 2020, algorithm 2); diffusers leaves it out
+                # at timestep 0 alone.
+                is_last = isinstance(scheduler, DDPMScheduler) and index == len(times) - 1
+                sample = step.pred_original_sample if is_last else step.prev_sample
                 sample = notify(index, timestep, sample)
                 finite.append(sample.isfinite().all())
                 bar.update()
@@ -401,11 +416,27 @@ class SamplePipeline(DiffusionPipeline):
             first = int(torch.stack(finite).int().argmin())
             raise NonFiniteSamplesError(
                 f"the samples became infinite or NaN at timestep "
-                f"{float(scheduler.timesteps[first]):g}, step {first + 1} of {len(finite)}; take "
+                f"{float(times[first]):g}, step {first + 1} of {len(finite)}; take "
                 "more steps or another scheduler, or train longer"
             )
         observed = conditions.get("observed")
         return sample if observed is None else torch.where(observed.isnan(), sample, observed)
+
+    def _begun_scheduler(self, num_steps: int) -> SchedulerMixin:
+        """Makes a scheduler that stands before its first step.
+
+        Multistep schedulers carry state from step to step, so each batch has a fresh one.
+        """
+        scheduler = _of_process(self.scheduler, self.process)
+        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+            # Without them, the last of its steps would be that from the first timestep alone.
+            sigmas = np.linspace(1, 1 / num_steps, num_steps)
+            scheduler.set_timesteps(sigmas=sigmas.tolist(), device=self.device)
+        else:
+            scheduler.set_timesteps(num_steps, device=self.device)
+        if hasattr(scheduler, "set_begin_index"):  # timesteps that are rounded may repeat
+            scheduler.set_begin_index(0)
+        return scheduler
 
     def _predict(
         self, sample: Tensor, timestep: Tensor, conditions: Mapping[str, Tensor]
@@ -430,8 +461,8 @@ class PointDiffusionPipeline(SamplePipeline):
         columns: Names of the coordinates.
 
     Raises:
-        KanDiffusionError: Mean, scale or columns are not d finite numbers or names, or a scale is
-            not positive.
+        KanDiffusionError: Mean, scale or columns are not d finite numbers or names, a scale is not
+            positive, or the denoiser is one for another process.
 
     Example:
         >>> from kan_diffusion import PointDiffusionPipeline, build_denoiser, get_process
@@ -571,7 +602,9 @@ def recorded_states(
     def keep_input(_: object, given: tuple[Tensor, Tensor]) -> None:
         sample, timestep = given
         time = (float(timestep) + 1) / pipeline.process.num_timesteps
-        states[time] = sample.detach().cpu().clone()
+        # The first is the noise, although samplers round its timestep down, or that of others up.
+        if time < 1 or not states:
+            states[time if states else 1.0] = sample.detach().cpu().clone()
 
     def keep_last(_: object, index: int, timestep: Tensor, state: dict[str, Tensor]) -> None:
         states.pop(0.0, None)  # of the step before

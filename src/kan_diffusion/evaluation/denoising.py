@@ -152,7 +152,11 @@ def measure_denoising(
         process: The process the denoiser was trained for.
         num_levels: Number of ranges of timesteps to split loss and excess into.
         conditions: What the denoiser is conditioned on, by its argument, each with shape (n, ...).
+
+    Raises:
+        KanDiffusionError: The denoiser is one for another process.
     """
+    denoiser.require_process(process)
     device, dtype = denoiser.device, denoiser.dtype
     size = max(1, min(_BATCH, _VALUES // math.prod(draw.clean.shape[1:])))
     predictions = []

@@ -140,6 +140,7 @@ def train(
         KanDiffusionError: The device, samples, conditions or parameters cannot be used.
     """
     _require_trainable(denoiser, config, {"samples": samples, "held-out samples": heldout})
+    denoiser.require_process(process)
     denoiser.require_conditions(conditions, len(samples))
     if heldout is not None:
         denoiser.require_conditions(heldout_conditions, len(heldout))
