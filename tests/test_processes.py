@@ -87,6 +87,21 @@ def test_the_notebooks_process_keeps_most_of_its_signal_and_says_so():
         assert signal_warning(get_process(name)) is None
 
 
+@pytest.mark.parametrize(
+    ("settings", "step", "remedy"),
+    [
+        ({"num_timesteps": 10_000}, "9,9.. of 10,000", "lower beta_end"),
+        ({"beta_end": 0.9}, "[3-9].. of 1,000", "lower beta_end"),
+        ({"schedule": "constant", "beta_start": 0.5}, "15. of 1,000", "lower beta_start"),
+        ({"beta_start": 1e-8}, "0 of 1,000", "raise beta_start or take fewer timesteps"),
+    ],
+)
+def test_levels_that_single_precision_cannot_tell_apart_are_refused(settings, step, remedy):
+    process = Process(**{"name": "own", "schedule": "linear", **settings})
+    with refused(f"process 'own' adds no noise at timestep {step} .*; {remedy}"):
+        process.levels()
+
+
 def test_losses_are_squared_or_quadratic_near_and_linear_far():
     error = torch.linspace(-4, 4, 41, dtype=torch.float64).unsqueeze(-1)
     huber = torch.where(error.abs() <= 1, error**2 / 2, error.abs() - 0.5)

@@ -148,12 +148,25 @@ class Process(Settings):
 
         Returns:
             alpha and sigma, each float64 with shape (T,).
+
+        Raises:
+            KanDiffusionError: In single precision, two timesteps have the same level.
         """
         if self.is_flow:
             steps = torch.arange(1, self.num_timesteps + 1, dtype=torch.float64)
             sigma = steps / self.num_timesteps
             return 1 - sigma, sigma
         signal = self.scheduler().alphas_cumprod.double()
+        same = (torch.cat([torch.ones(1), signal]).diff() >= 0).nonzero()
+        if len(same) > 0:
+            step = int(same[0])
+            beta = "beta_start" if self.schedule == "constant" or step == 0 else "beta_end"
+            remedy = f"{'raise' if signal[step] > 0.5 else 'lower'} {beta}"
+            raise KanDiffusionError(
+                f"process '{self.name}' adds no noise at timestep {step:,} of "
+                f"{self.num_timesteps:,} that single precision could tell; {remedy} or "
+                "take fewer timesteps"
+            )
         return signal.sqrt(), (1 - signal).sqrt()
 
     def predicts_as(self, other: Process) -> bool:

@@ -23,7 +23,7 @@ from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.errors import NonFiniteLossError, RunFolderError
 from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
 from kan_diffusion.kan import KANLinear
-from kan_diffusion.processes import Process
+from kan_diffusion.processes import Process, get_process
 from kan_diffusion.training.callbacks import Progress, Snapshots
 from kan_diffusion.training.checkpoint import _digest
 from kan_diffusion.training.config import TrainingConfig
@@ -243,6 +243,17 @@ def test_a_checkpoint_of_another_identity_is_refused_or_replaced(checkpoint):
     assert digest(third) == digest(first)
 
 
+def test_a_checkpoint_without_identity_is_one_of_what_the_run_was_asked_for(checkpoint):
+    config = TrainingConfig(**SHORT, checkpoint_every=10)
+    trained(small(), config, checkpoint=checkpoint)
+    for other in ({"seed": 9}, {"process": get_process("ddpm")}, {"points": POINTS[:-1]}):
+        with refused("run with other settings", RunFolderError):
+            trained(small(), config, checkpoint=checkpoint, resume=True, **other)
+    with refused("run with other settings", RunFolderError):
+        longer = config.model_copy(update={"steps": 60})
+        trained(small(), longer, checkpoint=checkpoint, resume=True)
+
+
 # Optimisers
 
 
@@ -349,9 +360,9 @@ def test_a_strangers_checkpoint_with_a_right_digest_is_refused_in_one_line(
         functools.reduce(operator.getitem, above, state)[last] = value
     about = {"identity": "", "state": json.dumps(state)}
     checkpoint.write_bytes(save(tensors, about | {"digest": _digest(tensors, about)}))
-    kept = {"checkpoint": checkpoint, "heldout": POINTS, "callbacks": [Count()], "resume": True}
+    kept = {"checkpoint": checkpoint, "identity": "", "heldout": POINTS, "resume": True}
     with refused(f"'{checkpoint}' is not a checkpoint of this version", RunFolderError):
-        trained(small(), EVERY_SEVEN, **kept)
+        trained(small(), EVERY_SEVEN, callbacks=[Count()], **kept)
 
 
 def test_a_callback_of_ones_own_keeps_its_state(checkpoint):
@@ -440,3 +451,5 @@ def test_what_cannot_be_trained_is_refused(options, message):
 def test_unusable_configurations_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         TrainingConfig(**wrong)
+    with refused("trained in torch.float32 and these are torch.float64; call denoiser.float"):
+        trained(small().double())

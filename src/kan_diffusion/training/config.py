@@ -66,7 +66,7 @@ class TrainingConfig(Settings):
     """Steps between checkpoints."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """'bf16' computes what the network computes in bfloat16 where torch's autocast does; 'no' in
-    the precision of its weights."""
+    float32."""
     sparsify: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Weight of a penalty, added to the loss, on sizes and entropies of the edges of KAN layers
     other than gated ones; 0 for none."""

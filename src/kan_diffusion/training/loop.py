@@ -26,6 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from kan_diffusion.denoisers.base import Denoiser
@@ -104,7 +105,7 @@ def train(
     heldout_conditions: Mapping[str, Tensor] = MappingProxyType({}),
     device: str = "auto",
     checkpoint: Path | None = None,
-    identity: str = "",
+    identity: str | None = None,
     resume: bool = False,
     reserved: float = 0.0,
     callbacks: Sequence[Callback] = (),
@@ -128,7 +129,8 @@ def train(
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ... Inside :func:`.parallel.joined`, the
             processes that it joined train the denoiser together.
         checkpoint: File to keep the state in; None keeps none.
-        identity: Identity of the run; a checkpoint with another identity is refused.
+        identity: Identity of the run; a checkpoint with another identity is refused. Its settings,
+            process, seed and number of samples when None.
         resume: Whether to continue from ``checkpoint`` if it exists.
         reserved: Seconds of ``config.max_seconds`` that are not for training.
         callbacks: Called with the run before the first step, after each, and at the end. One with
@@ -165,6 +167,8 @@ def train(
             of_heldout = draws(heldout, heldout_conditions, config=afresh, seed=fixed)
             every.append(Validation(of_heldout))
         every += callbacks
+        if identity is None:
+            identity = repr((config, process, seed, len(samples)))
         saver = None if checkpoint is None else Checkpoint(checkpoint, identity, every)
         if resume and saver is not None and saver.load(run):
             logger.info("resuming at step %d of %d", run.step, run.plan.steps)
@@ -198,7 +202,12 @@ def train(
 def _require_trainable(
     denoiser: Denoiser, config: TrainingConfig, samples: Mapping[str, Tensor | None]
 ) -> None:
-    """Checks samples by their names, and what does not fit the settings."""
+    """Checks weights, samples by their names, and what does not fit the settings."""
+    if others := {weights.dtype for weights in denoiser.parameters()} - {torch.float32}:
+        raise KanDiffusionError(
+            f"weights are trained in torch.float32 and these are {others.pop()}; call "
+            "denoiser.float() first, and change their precision afterwards"
+        )
     for name, given in samples.items():
         if given is not None and (len(given) == 0 or given.shape[1:] != denoiser.sample_shape):
             wanted = ", ".join(["N", *map(str, denoiser.sample_shape)])
