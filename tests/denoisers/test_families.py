@@ -11,6 +11,7 @@ from helpers import assert_same_state, refused, seeded
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.denoisers import Family, NetworkDenoiser, Range, get_family
 from kan_diffusion.denoisers.families import BUDGET_TOLERANCE, _widths_for_budget
+from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.processes import get_process
 from kan_diffusion.training.config import TrainingConfig
 from kan_diffusion.training.loop import train
@@ -88,6 +89,8 @@ MLP = [
     ({"params": 500, "hidden": (4,)}, "give one size .* not more than one"),
     ({"settings": {"grid": 5}}, "settings of family 'mlp': .*'grid'"),
     ({"settings": {"hidden": (5,)}}, "family 'mlp': .*'hidden'"),
+    ({"hidden": (5,), "settings": {"data_dim": 5}}, "data_dim follows from the shape; leave it"),
+    ({"settings": {"grid_size": 5}}, "grid_size needs edges or learned_functions; set it, too"),
     ({"settings": {"activation": "rel"}}, "did you mean 'relu'"),
     ({"settings": {"num_classes": 2}}, "unexpected keyword argument 'num_classes'"),
 ]
@@ -100,6 +103,11 @@ TOO_LARGE = [
     ({"settings": {"grid_size": 10**9}}, "from 1 to 10,000, not 1,000,000,000"),
 ]
 UNKNOWN = {"activatoin": Range(2, 3)}
+
+
+def test_a_part_of_a_family_is_turned_off_with_what_belongs_to_it():
+    plain = denoiser("kan", hidden=(4, 4), settings={"learned_functions": False})
+    assert not any(isinstance(part, LearnedFunctions) for part in plain.layers.modules())
 
 
 def test_what_cannot_be_built_is_refused_in_one_line():

@@ -451,5 +451,8 @@ def test_what_cannot_be_trained_is_refused(options, message):
 def test_unusable_configurations_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         TrainingConfig(**wrong)
+
+
+def test_weights_in_another_precision_are_refused():
     with refused("trained in torch.float32 and these are torch.float64; call denoiser.float"):
         trained(small().double())

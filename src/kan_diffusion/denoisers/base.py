@@ -172,6 +172,11 @@ class Denoiser(ModelMixin, ConfigMixin):
         """
         raise NotImplementedError
 
+    @classmethod
+    def without_effect(cls, settings: Mapping[str, object]) -> dict[str, str]:
+        """Returns the settings that would have no effect among others, each with what it needs."""
+        return {}
+
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one sample."""

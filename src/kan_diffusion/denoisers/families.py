@@ -386,9 +386,20 @@ def build_denoiser(
     }
     sample = (shape,) if isinstance(shape, int) else tuple(shape)
     try:
-        options |= kind.denoiser_class.size_of(sample)
+        size = kind.denoiser_class.size_of(sample)
     except KanDiffusionError as error:
         raise KanDiffusionError(f"family '{kind.name}': {error}") from error
+    if repeated := sorted(size.keys() & options.keys()):
+        raise KanDiffusionError(
+            f"settings of family '{kind.name}': {repeated[0]} follows from the shape; leave it out"
+        )
+    options |= size
+    idle = kind.denoiser_class.without_effect(options)
+    for name in (settings or {}).keys() & idle.keys():
+        raise KanDiffusionError(
+            f"settings of family '{kind.name}': {name} needs {idle[name]}; set it, too, or leave "
+            f"out {name}"
+        )
     given = {key: size for key, size in (("params", params), ("flops", flops)) if size is not None}
     if len(given) + (hidden is not None) != 1:
         raise KanDiffusionError(
@@ -425,10 +436,10 @@ def build_denoiser(
                     lambda widths: count(make(widths)), layers, amount, name, unit, at_most
                 )
             hidden = _FOUND[key]
-        size = make(hidden).num_trainable
-    if size > MOST_PARAMETERS:
+        num_trainable = make(hidden).num_trainable
+    if num_trainable > MOST_PARAMETERS:
         raise KanDiffusionError(
-            f"family '{kind.name}' would have {size:,} parameters with hidden widths "
+            f"family '{kind.name}' would have {num_trainable:,} parameters with hidden widths "
             f"{', '.join(map(str, hidden))}; a denoiser has at most {MOST_PARAMETERS:,}"
         )
     denoiser = make(hidden)

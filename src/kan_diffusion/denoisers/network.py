@@ -25,7 +25,7 @@ lie: over the layers, products of values and gates grow as a power of the inputs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -69,6 +69,15 @@ _CLASHES: Sequence[tuple[str, str, str]] = (
     ("kept_edges", "residual observable", "nothing but kept edges joins their units"),
 )  # fmt: skip
 """Settings that do not go together: one, the others, and the reason."""
+
+_NEEDS: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(("basis", "extrapolation", "edge_scale", "bias"), ("edges",)),
+    **dict.fromkeys(("grid_size", "order", "grid_range"), ("edges", "learned_functions")),
+    "num_functions": ("learned_functions",),
+    "function_rate": ("learned_functions", "learned_inputs"),
+    "input_grid_size": ("learned_inputs",),
+}
+"""Settings that have no effect unless one of the others is set."""
 
 
 class _Layer(nn.Module):
@@ -304,6 +313,16 @@ class NetworkDenoiser(PointDenoiser):
         for name, needed in (("scaled_inputs", "modulated"), ("kept_edges", "edges")):
             if c[name] and not c[needed]:
                 raise KanDiffusionError(f"{name} needs {needed}; set it, too, or leave out {name}")
+
+    @classmethod
+    def without_effect(cls, settings: Mapping[str, object]) -> dict[str, str]:
+        """Returns the settings that would have no effect, see :meth:`.Denoiser.without_effect`."""
+        missing = {
+            name: " or ".join(others)
+            for name, others in _NEEDS.items()
+            if not any(settings.get(other) for other in others)
+        }
+        return {name: missing[name] for name in settings if name in missing}
 
     def _inputs(self, points: Tensor, steps: Tensor) -> tuple[Tensor, Tensor | None]:
         """Inputs (n, in) of the first layer, and the code of the timestep if there is one."""
