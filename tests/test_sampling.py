@@ -251,7 +251,7 @@ def test_copies_and_files_are_the_same_pipeline_in_any_dtype_and_with_parts_of_o
     moved = PointDiffusionPipeline.from_pipe(pipeline, mean=[0.0, 0.0])
     torch.testing.assert_close(_samples(moved) + units[1], expected)
     own_network = stirred("mlp", num_train_timesteps=1000)
-    parts = {"scheduler": make_scheduler("ddim", COSINE), "denoiser": own_network}
+    parts = {"scheduler": "ddim", "denoiser": own_network}
     own = PointDiffusionPipeline.from_pretrained(tmp_path, **parts)
     assert own.denoiser is parts["denoiser"]
     assert isinstance(own.scheduler, DDIMScheduler)
@@ -312,6 +312,10 @@ def test_samplers_fit_their_process_and_what_cannot_be_drawn_is_refused():
         (lambda: pipeline(10**12), "2,000,000,000,000 values; draw at most 200,000,000 at once"),
         (lambda: pipeline(5, 2000), "num_inference_steps must be .* from 1 to 1,000, not 2,000"),
         (lambda: pipeline(4, generator=[seeded()] * 3), "a list of 4, one a sample, not of 3"),
+        (lambda: pipeline(4, generator=3), r"such as torch.Generator\(\).manual_seed\(0\), not 3"),
+        (lambda: pipeline(1, observed=[[math.inf, 0]]), "observed holds infinite values"),
+        (lambda: PointDiffusionPipeline(pipeline.denoiser, COSINE, columns=[1, 2]), "as text"),
+        (lambda: PointDiffusionPipeline(pipeline.denoiser, COSINE, scheduler="x"), "unknown sch"),
         (lambda: pipeline(5, observed=torch.zeros(5, 2)), "not built for observed coordinates"),
     ):
         with refused(message):

@@ -99,3 +99,8 @@ def test_points_that_cannot_be_compared_are_named():
     ):
         with refused(message, DataError):
             call()
+    pair = normal(5, 2), normal(5, 2), 0
+    with refused("num_directions must be a whole number, at least 1, not 0"):
+        sliced_wasserstein2(*pair, num_directions=0)
+    with refused("num_trees must be a whole number, at least 1, not 0"):
+        c2st(*pair, num_trees=0)

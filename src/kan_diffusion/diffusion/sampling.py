@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import reprlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -216,10 +217,10 @@ class SamplePipeline(DiffusionPipeline):
         self,
         denoiser: Denoiser,
         process: Process | Mapping[str, object] | None,
-        scheduler: SchedulerMixin | None,
+        scheduler: SchedulerMixin | str | None,
         **parts: object,
     ) -> None:
-        """Registers the parts; the scheduler is the process's default when None."""
+        """Registers the parts; the scheduler may be a name, and is the default when None."""
         if process is None:  # diffusers loads arguments without default as modules
             raise KanDiffusionError("a pipeline needs the process of its denoiser; give it")
         with valid_settings("the process of a pipeline"):
@@ -227,7 +228,9 @@ class SamplePipeline(DiffusionPipeline):
         denoiser.require_process(self.process)
         self.register_modules(denoiser=denoiser, **parts)
         self.register_to_config(process=self.process.model_dump(mode="json"))
-        self.scheduler = make_scheduler(None, self.process) if scheduler is None else scheduler
+        if scheduler is None or isinstance(scheduler, str):
+            scheduler = make_scheduler(scheduler, self.process)
+        self.scheduler = scheduler
         self.set_progress_bar_config(disable=True)  # samples are drawn in seconds
 
     @classmethod
@@ -338,6 +341,12 @@ class SamplePipeline(DiffusionPipeline):
                 f"generator must be one or a list of {num_samples}, one a sample, not of "
                 f"{len(generator)}"
             )
+        for one in generator if isinstance(generator, list) else [generator]:
+            if one is not None and not isinstance(one, torch.Generator):
+                raise KanDiffusionError(
+                    f"generator must be one of torch, such as torch.Generator().manual_seed(0), "
+                    f"not {reprlib.repr(one)}"
+                )
 
         def notify(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
             if callback is None:
@@ -454,7 +463,7 @@ class PointDiffusionPipeline(SamplePipeline):
         mean: Centre of the data, d numbers, by which standardised points are moved back.
         scale: Scale of the data, d numbers.
         columns: Names of the coordinates.
-        scheduler: Any diffusers scheduler of the process; its default when None.
+        scheduler: Any diffusers scheduler of the process, or a name; its default when None.
 
     Attributes:
         standardizer: The map between the data's units and standardised ones.
@@ -481,7 +490,7 @@ class PointDiffusionPipeline(SamplePipeline):
         mean: Sequence[float] | None = None,
         scale: Sequence[float] | None = None,
         columns: Sequence[str] | None = None,
-        scheduler: SchedulerMixin | None = None,
+        scheduler: SchedulerMixin | str | None = None,
     ) -> None:
         super().__init__()
         dim = denoiser.data_dim
@@ -499,7 +508,7 @@ class PointDiffusionPipeline(SamplePipeline):
         self,
         denoiser: PointDenoiser,
         process: Process | Mapping[str, object] | None,
-        scheduler: SchedulerMixin | None,
+        scheduler: SchedulerMixin | str | None,
         standardizer: Standardizer,
         columns: Sequence[str],
     ) -> None:
@@ -512,7 +521,7 @@ class PointDiffusionPipeline(SamplePipeline):
         if not standardizer.dim == len(columns) == len(distinct) == dim:
             raise KanDiffusionError(
                 f"a denoiser of {dim} coordinates needs as many numbers of mean and scale and "
-                f"distinct names of columns, not {standardizer.dim} and {len(distinct)}"
+                f"distinct names of columns, as text, not {standardizer.dim} and {len(distinct)}"
             )
 
     @torch.no_grad()
@@ -553,6 +562,12 @@ class PointDiffusionPipeline(SamplePipeline):
         """
         conditions: dict[str, Tensor] = {}
         if observed is not None:
+            observed = torch.as_tensor(observed)
+            if observed.isinf().any():
+                raise KanDiffusionError(
+                    "observed holds infinite values; give finite ones, NaN where a coordinate is "
+                    "to be drawn"
+                )
             if observed.shape != (num_samples, *self.denoiser.sample_shape):
                 raise KanDiffusionError(
                     f"observed must have shape {(num_samples, *self.denoiser.sample_shape)}, NaN "

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kan_diffusion.errors import DataError, KanDiffusionError, require_known
+from kan_diffusion.errors import DataError, KanDiffusionError, require_known, require_whole
 from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.imports import find_object
 
@@ -70,7 +70,9 @@ def sliced_wasserstein2(
 
     Raises:
         DataError: A sample is empty or not finite, or the dimensions differ.
+        KanDiffusionError: The number of directions is below 1.
     """
+    require_whole("num_directions", num_directions)
     x, y = _centred_pair(x, y)
     directions = np.random.default_rng(generator).standard_normal((x.shape[1], num_directions))
     directions /= np.linalg.norm(directions, axis=0)
@@ -103,14 +105,18 @@ def c2st(
         num_trees: Trees of the forest.
 
     Returns:
-        Cross-validated accuracy: 0.5 if the samples cannot be told apart, 1 if they always can.
-        With 2,000 points a side its standard deviation is about 0.01.
+        Cross-validated accuracy: 0.5 if the samples cannot be told apart, 1 if they always can,
+        and less than 0.5 where the same points are in both, since the classifier has then seen
+        their copies on the other side. With 2,000 points a side its standard deviation is about
+        0.01.
 
     Raises:
         DataError: A sample is not finite or has fewer than 2 points, or the dimensions differ.
+        KanDiffusionError: The number of trees is below 1.
     """
     from sklearn.ensemble import ExtraTreesClassifier
 
+    require_whole("num_trees", num_trees)
     x, y = _centred_pair(x, y)
     size = min(len(x), len(y), max_points)
     if size < 2:

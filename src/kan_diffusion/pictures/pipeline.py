@@ -46,7 +46,7 @@ class PictureDiffusionPipeline(SamplePipeline):
         self,
         denoiser: PictureDenoiser,
         process: Process | Mapping[str, object] | None = None,
-        scheduler: SchedulerMixin | None = None,
+        scheduler: SchedulerMixin | str | None = None,
         classes: Sequence[str] = (),
     ) -> None:
         super().__init__()

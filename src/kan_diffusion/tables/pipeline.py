@@ -72,7 +72,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         denoiser: PointDenoiser,
         process: Process | Mapping[str, object] | None = None,
         codec: TableCodec | Mapping[str, object] | None = None,
-        scheduler: SchedulerMixin | None = None,
+        scheduler: SchedulerMixin | str | None = None,
     ) -> None:
         super(PointDiffusionPipeline, self).__init__()
         if codec is None:  # diffusers loads arguments without default as modules
