@@ -147,6 +147,8 @@ def test_what_a_formula_cannot_have_is_refused_and_deep_ones_are_not():
     ):
         with refused(f"a formula cannot have .*{what}"):
             formula_denoiser([expression], {}, COSINE)
+    with refused("constant c0 of a formula is 1e[+]39; scale the formula"):
+        formula_denoiser([C[0] * X], {C[0]: 1e39}, COSINE)
     deep = FormulaDenoiser(data_dim=1, score=[_nested(140)], **given)
     x = torch.from_numpy(PLACES)
     for _ in range(140):

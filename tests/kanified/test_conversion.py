@@ -143,6 +143,9 @@ def test_layers_are_selected_by_patterns_and_linear_maps_stay_where_the_width_do
     # What embeds is named alone.
     report = kanify(convolutions(), layers="time_*")[1]
     assert report.replaced["before"].tolist() == ["SiLU 16-64-64"]
+    # There are at most as many functions as units.
+    report = kanify(convolutions(), layers="time_*", keep_function=True, functions=1000)[1]
+    assert "16-64-64, 64 functions" in report.replaced["after"].item()
 
 
 def test_an_activation_is_one_function_of_each_number_and_parts_may_occur_several_times():

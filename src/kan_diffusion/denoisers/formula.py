@@ -221,6 +221,9 @@ def formula_denoiser(
         process=process.model_dump(mode="json"),
         num_constants=len(constants),
     )
+    for name, value in constants.items():
+        if not abs(value) <= torch.finfo(denoiser.constants.dtype).max:
+            raise KanDiffusionError(f"constant {name} of a formula is {value:g}; scale the formula")
     with torch.no_grad():
         denoiser.constants.copy_(torch.tensor(list(constants.values()), dtype=torch.float64))
     return denoiser

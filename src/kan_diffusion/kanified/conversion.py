@@ -151,7 +151,8 @@ def kanify(
             continue
         changes |= new
         inputs, outputs = block.up.in_features, block.down.out_features
-        shared = f", {functions} functions" if kind == "grouped" else " of KANLinear"
+        num_functions = min(functions, recipe.hidden)
+        shared = f", {num_functions} functions" if kind == "grouped" else " of KANLinear"
         before = f"{block.label} {inputs}-{block.hidden}-{outputs}"
         after = f"{inputs}-{recipe.hidden}-{outputs}{shared}, {recipe.grid_size} intervals"
         counts = _count(block.up, block.down), _count(*parts.values())

@@ -104,7 +104,7 @@ def train(
     heldout: Tensor | None = None,
     heldout_conditions: Mapping[str, Tensor] = MappingProxyType({}),
     device: str = "auto",
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     identity: str | None = None,
     resume: bool = False,
     reserved: float = 0.0,
@@ -147,6 +147,7 @@ def train(
     if heldout is not None:
         denoiser.require_conditions(heldout_conditions, len(heldout))
     if checkpoint is not None:
+        checkpoint = Path(checkpoint)
         require_free_space(checkpoint.parent, BYTES_A_PARAMETER * denoiser.num_trainable)
     place = resolve_device(device)
     draws = partial(
