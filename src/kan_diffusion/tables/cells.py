@@ -47,6 +47,8 @@ _MARKED = (  # with marks of thousands, or with a comma where columns are separa
     r"^[+-]?(?:[0-9]+,[0-9]+|[0-9]{1,3}"
     r"(?:(?:\.[0-9]{3})+(?:,[0-9]+)?|(?:,[0-9]{3})+(?:\.[0-9]+)?))$"
 )
+_AMOUNT_DIGITS = r"[+-]?[0-9][0-9.,]*"
+_AMOUNT = rf"([^0-9A-Za-z.,+/_-]*){_AMOUNT_DIGITS}([^0-9.,+/_-]*)"  # letters before it are codes
 _CODE = r"^[A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
 _REWRITTEN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?: [0-9]{2}:[0-9]{2}:[0-9]{2})?$"  # by moments
 _WHOLE = [pa.int64(), pa.uint64()]
@@ -166,6 +168,11 @@ class CellReader:
         words = pc.invert(pc.or_(numbers, marked))
         codes = pc.and_(words, pc.match_substring_regex(cells, _CODE))
         if kind != "number" and _count(words) > _MANY_WORDS * count:
+            if kind is None and (unit := _unit(cells)):
+                logger.warning(
+                    f"{self.where}: column '{name}' is read as text, since '{unit}' stands in all "
+                    "of its cells; remove it to have their numbers learned"
+                )
             return
         if kind != "number" and _count(codes) >= max(_MANY_CODES * count, 1):
             row = pc.index(codes, value=True).as_py()
@@ -236,6 +243,16 @@ def _grouped(cells: pa.ChunkedArray, mark: str) -> str:
     marked = cells.filter(pc.match_substring(cells, mark))
     are_grouped = len(marked) and pc.all(pc.match_substring_regex(marked, _THOUSANDS)).as_py()
     return str(marked[0]) if are_grouped else ""
+
+
+def _unit(cells: pa.ChunkedArray) -> str:
+    """Returns what stands before or after the number of each cell, if it is the same; else ""."""
+    first = re.fullmatch(_AMOUNT, cells.drop_null()[0].as_py())
+    if first is None:
+        return ""
+    pattern = f"^{re.escape(first[1])}{_AMOUNT_DIGITS}{re.escape(first[2])}$"
+    same = pc.all(pc.match_substring_regex(cells, pattern)).as_py()
+    return (first[1] + first[2]).strip() if same else ""
 
 
 def _all_are(test: Callable[[np.ndarray], object], cells: pa.ChunkedArray) -> bool:

@@ -172,6 +172,8 @@ def _read_text(
         raise DataError(f"'{path}' is empty; give a file with rows")
     for each in (text, *lines):
         _require_lines(path, each)
+    if re.fullmatch(rb"sep=.", lines[0]):
+        raise DataError(f"'{path}' begins with a line for Excel, {lines[0].decode()!r}; delete it")
     delimiter = "\t" if ending_of(path) == ".tsv" else _delimiter(lines)
     names, unnamed = _numbered(_num_cells(lines[0], delimiter)), tuple[str, ...]()
     require_size(f"'{path}'", 1, len(names))
@@ -289,10 +291,12 @@ def _split(path: Path, text: bytes, delimiter: str, names: Sequence[str]) -> lis
         if wrong:
             row, shown = wrong[0], wrong[0].text[:40]
             where = "" if row.number is None else f" in line {row.number}"
+            remedy = "correct that line, and close its quotation marks"
+            if row.expected_columns == 1:
+                remedy = "delete all lines above the one with the names of columns"
             problem = (
                 f"has the wrong number of values{where} ({row.actual_columns} for "
-                f"{row.expected_columns} columns): '{shown}'; correct that line, and close its "
-                "quotation marks"
+                f"{row.expected_columns} columns): '{shown}'; {remedy}"
             )
         raise DataError(f"'{path}' {problem}") from error
 
