@@ -18,9 +18,12 @@ from made_explanation import make_explanation, make_score
 from movers import mover
 
 
-def test_two_processes_are_counted_by_steps():
-    motion = animate([mover("mlp"), mover("mlp", "flow")], num=30, steps=5)
-    assert motion.labels == [f"step {k} of 5" for k in range(6)]
+def test_two_processes_are_counted_by_steps_where_their_times_differ():
+    both = [mover("mlp"), mover("mlp", "flow")]
+    motion = animate(both, num=30, steps=5)
+    assert motion.labels == [f"t = {t:.2f} T" for t in (1, 0.8, 0.6, 0.4, 0.2, 0)]
+    motion = animate(both, num=30, steps=7)  # one of them rounds sevenths of T
+    assert motion.labels == [f"step {k} of 7" for k in range(8)]
     titles = ["mlp, cosine", "mlp, flow", f"{EXACT}, cosine", f"{EXACT}, flow"]
     assert [panel.title for panel in motion.panels] == titles
 
