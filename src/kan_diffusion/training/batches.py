@@ -33,9 +33,6 @@ from kan_diffusion.training.config import TrainingConfig
 _CHUNK_VALUES = 2**14
 """Coordinates of samples in a chunk: few enough for the arrays to stay in a core's cache."""
 
-_MOST_TILED = 64
-"""Largest number of coordinates for which levels are stored once per coordinate."""
-
 _DROPPED = 0.1
 """Share of the samples whose conditions are dropped."""
 
@@ -107,18 +104,12 @@ class Batches:
         self._conditions = {name: values.cpu() for name, values in conditions.items()}
         self._absent = {name: absent[name].cpu() for name in conditions}
         self._process, self._config = process, config
-        # One column per coordinate if there are few: arrays of equal shape are multiplied in one
-        # sweep, but a single column and points of two coordinates in sweeps of two.
-        width = samples[0].numel()
-        tiled = samples.shape[1:] if width <= _MOST_TILED else (1,) * (samples.ndim - 1)
-        self._levels = [
-            expand(level.to(device, torch.float32), samples).repeat(1, *tiled)
-            for level in process.levels()
-        ]
+        levels = process.levels()
+        self._levels = [expand(level.to(device, torch.float32), samples) for level in levels]
         self._seed = seed
         self._device = device
         self._observable = observable
-        self._length = max(1, _CHUNK_VALUES // (config.batch_size * width))
+        self._length = max(1, _CHUNK_VALUES // (config.batch_size * samples[0].numel()))
         self._chunk: tuple[int, list[Batch]] = -1, []
         self._order: tuple[int, Tensor] = -1, torch.empty(0)
 
