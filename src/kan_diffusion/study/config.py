@@ -294,13 +294,8 @@ class TrialConfig(Settings):
         return settings
 
     @property
-    def identity(self) -> str:
-        """The settings that decide the outcome of training, as canonical JSON."""
-        return json.dumps(self.decisive(), sort_keys=True)
-
-    @property
     def id(self) -> str:
-        """Twelve hexadecimal digits of the hash of :attr:`identity`."""
+        """Twelve hexadecimal digits of the hash of the settings that :meth:`decisive` returns."""
         return _hashed(self.decisive())
 
     @property

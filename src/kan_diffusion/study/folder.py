@@ -505,7 +505,7 @@ def load_trial(folder: Path, expected: TrialConfig | None = None) -> TrialResult
     content = read_record(path, _KIND, _FILES, _AGAIN.format(folder))
     with valid_settings(f"'{path}'"):
         result = _RESULT.validate_python({**content, "folder": folder})
-    if expected is not None and result.config.identity != expected.identity:
+    if expected is not None and result.config.id != expected.id:
         there = differences(result.config.decisive(), expected.decisive())
         raise RunFolderError(
             f"'{folder}' holds another run, {result.config.label} ({there}); choose another "

@@ -279,7 +279,7 @@ def train_trial(
             seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
             device=str(place),
             checkpoint=checkpoint,
-            identity=config.identity,
+            identity=config.id,
             resume=True,
             reserved=spent_seconds
             + (time.monotonic() - started)
