@@ -1,9 +1,9 @@
 """Trials on a Ray cluster: one remote task per trial.
 
 The driver keeps a few times as many tasks submitted as there are CPU cores, so that no core waits
-and thousands of trials are no burden. Events of long trials go through one small actor, which keeps
-the latest of each; short trials do not use it. The machines must share the run folder and have
-kan-diffusion installed; the driver's import path and working folder are used where they exist.
+and thousands of trials are no burden. Events of long trials go through one queue, one a second;
+short trials do not use it. The machines must share the run folder and have kan-diffusion installed;
+the driver's import path and working folder are used where they exist.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kan_diffusion.study.executors.base import Task, TaskQueue, TrialEvent
 
 if TYPE_CHECKING:
     from ray import ObjectRef
-    from ray.actor import ActorHandle
+    from ray.util.queue import Queue
 
 _TASKS_A_CORE = 4
 _WAIT_SECONDS = 0.5
@@ -64,10 +64,11 @@ def run_on_ray(
         os.environ |= {**_HERE, **os.environ}
     with from_extra("ray", "trials on a cluster"):
         import ray
+        from ray.util.queue import Queue
     if not ray.is_initialized():
         _connect(workers, address)
     needs = task_needs(device, ray.cluster_resources(), workers)
-    news = ray.remote(_News).options(num_cpus=0, max_restarts=-1).remote()
+    news = Queue(actor_options={"num_cpus": 0, "max_restarts": -1})
     # Ray shows a task only the GPU it has given it.
     work = _remote_work("cuda" if "num_gpus" in needs else device, news)
     remote = ray.remote(work).options(name="trial", max_retries=0, **needs)
@@ -85,9 +86,9 @@ def run_on_ray(
                 return
             done, _ = ray.wait(list(running), num_returns=len(running), timeout=_WAIT_SECONDS)
             received: list[TrialEvent] = []
-            # If the actor's machine was lost, news come again when Ray has restarted it.
+            # If the queue's machine was lost, news come again when Ray has restarted it.
             with suppress(ray.exceptions.RayError):
-                received += ray.get(news.take.remote())
+                received += news.get_nowait_batch(news.qsize())
             received += [_last_event(reference, running.pop(reference)) for reference in done]
             events = [passed for event in received for passed in queue.settle(event)]
     finally:
@@ -136,21 +137,7 @@ def task_needs(device: str, resources: dict[str, float], workers: int | None) ->
     return {"num_cpus": 1.0, "num_gpus": 1.0 if workers is None else min(1.0, gpus / workers)}
 
 
-class _News:
-    """An actor that holds the latest event of each trial until the driver asks for it."""
-
-    def __init__(self) -> None:
-        self._latest: dict[str, TrialEvent] = {}
-
-    def put(self, event: TrialEvent) -> None:
-        self._latest[event.trial] = event
-
-    def take(self) -> list[TrialEvent]:
-        events, self._latest = list(self._latest.values()), {}
-        return events
-
-
-def _remote_work(device: str, news: ActorHandle[_News]) -> Callable[[Task], TrialEvent]:
+def _remote_work(device: str, news: Queue) -> Callable[[Task], TrialEvent]:
     """Makes the function that runs one trial in a worker; a worker loads its closure once."""
     import_path, folder = tuple(sys.path), os.getcwd()
 
@@ -166,7 +153,7 @@ def _remote_work(device: str, news: ActorHandle[_News]) -> Callable[[Task], Tria
             nonlocal last
             if time.monotonic() - last > _NEWS_SECONDS:
                 last = time.monotonic()
-                news.put.remote(event)
+                news.actor.put_nowait.remote(event)  # and does not wait for it
 
         return attempt(task, device, tell)
 
