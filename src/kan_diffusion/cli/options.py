@@ -79,10 +79,3 @@ def warn(message: str | None) -> None:
     """Warns, unless there is nothing to warn of."""
     if message is not None:
         logging.getLogger("kan_diffusion").warning(message)
-
-
-def without_bars() -> None:
-    """Hides the bars that diffusers shows while it loads a pipeline."""
-    from diffusers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()

@@ -248,7 +248,6 @@ def sample(runs: list[Path], /, *, given: SampleOptions = SampleOptions()) -> No
     from kan_diffusion.study import tasks, trial
 
     asked = tasks.Asked(**given.of(tasks.Asked))
-    options.without_bars()
     if given.animate is not None:
         if given.where or given.like or given.max_seconds is not None or given.out:
             raise KanDiffusionError(
@@ -330,7 +329,6 @@ def impute(run: options.Run, data: Path, /, *, given: ImputeOptions) -> None:
     from kan_diffusion.study import tasks, trial
 
     require_writable_ending(given.out)
-    options.without_bars()
     config, pipeline = trial.load_run(run)
     task, generator = tasks.task_of(config.data), randomness.torch_generator("gaps", given.seed)
     asked = tasks.Asked(fill=data, fillings=given.draws)
@@ -365,7 +363,6 @@ def evaluate(run: options.Run, /, *, given: EvaluateOptions = EvaluateOptions())
     from kan_diffusion.report.views import view_of
     from kan_diffusion.study import trial
 
-    options.without_bars()
     if given.out is not None:
         require_writable(given.out.parent)
     row, used = trial.evaluate_run(run, given.data)
@@ -417,7 +414,6 @@ def explain(run: options.Run, /, *, given: ExplainOptions = ExplainOptions()) ->
     from kan_diffusion.report.explanation import write_explanation
 
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
-    options.without_bars()
     names = given.library
     functions = dict(LIBRARY) if names is None else get_functions(names, importing=True)
     usual = explaining.ExplainOptions()
