@@ -12,7 +12,8 @@ from kan_diffusion.report.charts import (
     smoothed_curve,
 )
 from kan_diffusion.report.style import model_styles
-from kan_diffusion.study.results import Results, decide
+from kan_diffusion.study.results.rows import Results
+from kan_diffusion.study.results.verdicts import decide
 from synthetic_study import FAMILIES, make_rows
 
 DATAS = ("swiss-roll", "checkerboard", "moons")

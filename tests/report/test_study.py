@@ -15,8 +15,8 @@ from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.charts import smoothed_curve
 from kan_diffusion.report.study import MOST_BYTES, curves_of, floor_error, levels_of, write_report
 from kan_diffusion.study.config import read_preset
-from kan_diffusion.study.results import Results, decide
-from kan_diffusion.study.results.rows import read_runs
+from kan_diffusion.study.results.rows import Results, read_runs
+from kan_diffusion.study.results.verdicts import decide
 from kan_diffusion.study.results.wording import overall, say
 from kan_diffusion.study.run import load_study
 from runs import copied

@@ -14,8 +14,9 @@ from kan_diffusion.report.tables import (
     trial_table,
     trial_texts,
 )
-from kan_diffusion.study.results import Results, decide
+from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import mean_interval
+from kan_diffusion.study.results.verdicts import decide
 from synthetic_study import FAMILIES, make_rows
 
 DATAS = ("swiss-roll", "moons")

@@ -113,7 +113,8 @@ def compare(what: What, /, *, given: CompareOptions = CompareOptions()) -> None:
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.study import write_report
     from kan_diffusion.study import tuning
-    from kan_diffusion.study.results import Results, decide
+    from kan_diffusion.study.results.rows import Results
+    from kan_diffusion.study.results.verdicts import decide
     from kan_diffusion.study.run import run_study
 
     config = given.study(what)

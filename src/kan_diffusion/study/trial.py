@@ -240,7 +240,7 @@ def train_trial(
         dataset: Its data set.
         device: Device to train on.
         folder: Folder of the trial.
-        checkpoint: As in :func:`~kan_diffusion.training.train`.
+        checkpoint: As in :func:`~kan_diffusion.training.loop.train`.
         spent_seconds: Seconds that have passed of those that the trial may take.
         callbacks: As there.
 

@@ -15,7 +15,8 @@ from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric, metrics_nam
 from kan_diffusion.imports import import_own
 from kan_diffusion.pictures.scores import PICTURE_MEASURES
 from kan_diffusion.report.tables import summary_table, trial_table
-from kan_diffusion.study.results import Results, compare, read_results
+from kan_diffusion.study.results.rows import Results, read_results
+from kan_diffusion.study.results.verdicts import compare
 from make import EVALUATION, study
 
 DOCS = Path(__file__).parents[4] / "docs" / "comparisons.md"
