@@ -32,7 +32,7 @@ from kan_diffusion.limits import MOST_STEPS
 from kan_diffusion.ranks import is_main_process
 from kan_diffusion.settings import Settings
 from kan_diffusion.training import parallel
-from kan_diffusion.training.batches import Batch, Batches
+from kan_diffusion.training.batches import Batches
 from kan_diffusion.training.config import TrainingConfig
 from kan_diffusion.training.optimization import Plan
 from kan_diffusion.training.run import TrainingRun
@@ -121,7 +121,6 @@ class Validation:
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
-        self._drawn: list[Batch] = []
 
     def __call__(self, run: TrainingRun) -> None:
         """Computes the held-out loss if it is due, and at the end."""
@@ -136,10 +135,9 @@ class Validation:
 
     def _validate(self, run: TrainingRun) -> None:
         run.clock.start()
-        if len(self._drawn) != run.num_validated:
-            self._drawn = [self._batches.at(number) for number in range(run.num_validated)]
+        drawn = map(self._batches.at, range(run.num_validated))
         with run.lent(run.averaged):
-            loss = float(torch.stack([run.forward(batch) for batch in self._drawn]).mean())
+            loss = float(torch.stack([run.forward(batch) for batch in drawn]).mean())
         run.clock.stop()
         loss = loss if math.isfinite(loss) else math.inf
         with interrupts_wait():

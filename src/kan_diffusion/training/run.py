@@ -181,7 +181,6 @@ class TrainingRun:
         self.best: Tensor | None = None
         self.kept_in: Path | None = None
         self._request: Ending | None = None
-        self._num_checked = 0  # how many of the losses are known to be finite
         self.begin_at(0)
 
     def __enter__(self) -> Self:
@@ -316,14 +315,13 @@ class TrainingRun:
             NonFiniteLossError: One of them is not finite.
         """
         losses = self.losses()
-        wrong = (~torch.isfinite(losses[self._num_checked :])).nonzero()
+        wrong = (~torch.isfinite(losses)).nonzero()
         # The last step may have spoilt the parameters; its loss, computed before, is still finite.
         if len(wrong) == 0 and bool(torch.isfinite(self.weights.vector).all()):
-            self._num_checked = self.step
             return
         fault = f"parameters became NaN or infinite at step {self.step:,}"
         if len(wrong) > 0:
-            first = self._num_checked + int(wrong[0])
+            first = int(wrong[0])
             fault = f"loss became {float(losses[first])} at step {first + 1:,}"
         kept = "no checkpoint was kept"
         if self.kept_in is not None:
