@@ -14,7 +14,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, TypeVar, cast
 
@@ -461,14 +461,9 @@ def rows_drawn(frame: pd.DataFrame, form: TextForm | None = None) -> Drawn:
     return Drawn(f"{len(frame):,} rows", lambda path: write_frame(path, frame, form))
 
 
-@lru_cache
-def _task(place: str) -> Task[Dataset, SamplePipeline]:
-    return own_class(place, Task)()
-
-
 def task_of(source: Source) -> Task[Dataset, SamplePipeline]:
     """Returns the task of models of some data; its module is loaded when it is first asked for."""
-    return _task(source.task)
+    return own_class(source.task, Task)()
 
 
 JudgedMeasure = Literal["excess", "heldout_loss"]
