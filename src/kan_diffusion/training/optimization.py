@@ -145,13 +145,10 @@ class ParameterVector:
 
     def collect_gradients(self) -> None:
         """Moves the parameters' gradients into the vector's; a missing gradient counts as zero."""
-        gradients = [parameter.grad for parameter in self._parameters]
-        present = [gradient for gradient in gradients if gradient is not None]
-        if len(present) == len(gradients):
-            torch._foreach_copy_(self._gradients, present)
-        else:
-            for view, gradient in zip(self._gradients, gradients, strict=True):
-                view.zero_() if gradient is None else view.copy_(gradient)
+        pairs = zip(self._gradients, self._parameters, strict=True)
+        present = [(view, each.grad) for view, each in pairs if each.grad is not None]
+        self.gradient.zero_()
+        torch._foreach_copy_([view for view, _ in present], [grad for _, grad in present])
         for parameter in self._parameters:
             parameter.grad = None
 
