@@ -7,6 +7,7 @@ from diffusers import DiffusionPipeline
 from helpers import refused, seeded
 from kan_diffusion.data.sources import data_from_name, load_dataset
 from kan_diffusion.denoisers import get_family
+from kan_diffusion.formulas.explain import explain_run
 from kan_diffusion.pictures import sources
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scores import PICTURE_MEASURES, shown
@@ -16,7 +17,7 @@ from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.named import single_trial, study_for
-from kan_diffusion.study.trial import evaluate_run, load_point_run, load_run, run_trial
+from kan_diffusion.study.trial import evaluate_run, load_run, run_trial
 from make import without_clock
 from picture_folders import NAMES, write_pictures
 
@@ -73,9 +74,9 @@ def test_training_of_pictures_may_end_early(tmp_path):
     assert run_trial(patient, tmp_path, device="cpu").row["error"] is None
 
 
-def test_runs_of_points_are_asked_for_where_pictures_are_no_use(runs):
+def test_runs_of_points_are_asked_for_where_pictures_are_no_use(runs, tmp_path):
     with refused("is a model of pictures, and only models of points and tables"):
-        load_point_run(runs("captions"))
+        explain_run(runs("captions"), tmp_path)
     with refused("is a model of pictures, and only models of points and tables"):
         evaluate_run(runs("captions"), "moons")
 

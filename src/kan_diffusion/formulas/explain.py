@@ -57,7 +57,7 @@ from kan_diffusion.study.folder import (
     load_trial,
 )
 from kan_diffusion.study.tasks import Reference, require_judge, task_of
-from kan_diffusion.study.trial import first_row, load_point_run
+from kan_diffusion.study.trial import first_row, load_run
 
 STAGES = ("simplified", "with formulas", "formula")
 """Denoisers that an explanation may make of a network, in order."""
@@ -436,7 +436,9 @@ def explain_run(
         KanDiffusionError: The denoiser cannot be taken apart.
     """
     options = options or ExplainOptions()
-    config, pipeline = load_point_run(run)
+    config, loaded = load_run(run)
+    task = task_of(config.data)
+    pipeline = task.points(loaded)
     if (reason := no_edges(pipeline.denoiser)) is not None:
         raise KanDiffusionError(f"'{run}', {config.model.name}, cannot be taken apart: {reason}")
     process = config.process
@@ -453,7 +455,7 @@ def explain_run(
     evaluation = config.evaluation.model_copy(update=sampled | likely)
     judged = config.model_copy(update={"evaluation": evaluation})
     split = config.seed if dataset.oracle == "none" else 0
-    task, limited = task_of(config.data), evaluation.limited(config.data.quick)
+    limited = evaluation.limited(config.data.quick)
     shared = task.reference(dataset, process, limited, config.study_seed, split)
     standings: dict[str, Stage] = {}
     for name, denoiser in explained.stages.items():

@@ -20,7 +20,6 @@ from kan_diffusion.data.sources import Source, data_from_name, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.devices import resolve_device
 from kan_diffusion.diffusion.sampling import (
-    PointDiffusionPipeline,
     SamplePipeline,
     even_sampler,
     make_scheduler,
@@ -376,17 +375,6 @@ def _pipeline_of(trial: TrialResult) -> SamplePipeline:
     scheduler = make_scheduler(trial.config.sampling.scheduler, trial.config.process)
     kind = task_of(trial.config.data).pipeline_class
     return kind.from_pretrained(trial.folder, scheduler=scheduler)
-
-
-def load_point_run(folder: Path) -> tuple[TrialConfig, PointDiffusionPipeline]:
-    """Reads a finished run of points or of a table, as :func:`load_run` does.
-
-    Raises:
-        RunFolderError: There is no finished run with a denoiser in the folder.
-        KanDiffusionError: The samples of its model are no points.
-    """
-    config, pipeline = load_run(folder)
-    return config, task_of(config.data).points(pipeline)
 
 
 def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str]:
