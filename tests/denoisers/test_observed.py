@@ -21,7 +21,7 @@ def test_coordinates_are_observed_clean_and_in_every_combination():
     samples = torch.arange(1.0, 301.0).reshape(100, 3)
     options = {"seed": 0, "device": torch.device("cpu"), "observable": True}
     batches = Batches(samples, {}, {}, COSINE, TrainingConfig(batch_size=2000), **options)
-    observed = batches.at(0).observed
+    observed = batches.at(0).conditions["observed"]
     known = ~observed.isnan()
     assert ((observed - 1) % 3 == torch.arange(3.0))[known].all()
     assert float(known.float().mean()) == pytest.approx(OBSERVED_SHARE, abs=0.03)

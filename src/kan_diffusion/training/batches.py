@@ -61,11 +61,6 @@ class Batch:
     conditions: dict[str, Tensor]
     target: Tensor
 
-    @property
-    def observed(self) -> Tensor | None:
-        """Observed coordinates; None if the denoiser takes none."""
-        return self.conditions.get("observed")
-
     def rows(self, rows: slice) -> Batch:
         """The part of the batch with these rows."""
         conditions = {name: values[rows] for name, values in self.conditions.items()}

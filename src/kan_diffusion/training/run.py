@@ -267,7 +267,7 @@ class TrainingRun:
             prediction: Tensor = self.denoiser(batch.noised, batch.timesteps, **given)[0]
         if mixed:
             prediction = prediction.float()
-        if (observed := batch.observed) is None:
+        if (observed := batch.conditions.get("observed")) is None:
             return self.process.loss_of(prediction, batch.target)
         prediction = torch.where(observed.isnan(), prediction, batch.target)
         # Divided by the expected share, because the batch's own differs between processes.

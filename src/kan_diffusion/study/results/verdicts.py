@@ -151,10 +151,6 @@ class Verdict:
         """The compared models of a kind, finished or not."""
         return [name for name, its in self.models.items() if its == kind]
 
-    def best(self, kind: str) -> str | None:
-        """The model of a kind with the lowest mean; None where none has half of the seeds."""
-        return next((name for name in self.means if self.models[name] == kind), None)
-
 
 @dataclass(frozen=True)
 class Lead:
