@@ -154,7 +154,6 @@ def run_trial(
                     dataset,
                     device,
                     folder=folder,
-                    checkpoint=folder / CHECKPOINT,
                     spent_seconds=time.monotonic() - started,
                     callbacks=[recorder, *progress, *callbacks],
                 )
@@ -225,8 +224,7 @@ def train_trial(
     dataset: Dataset,
     device: str,
     *,
-    folder: Path = Path(),
-    checkpoint: Path | None = None,
+    folder: Path | None = None,
     spent_seconds: float = 0.0,
     callbacks: Sequence[Callback] = (),
 ) -> tuple[TrialResult, SamplePipeline, pd.DataFrame]:
@@ -238,10 +236,9 @@ def train_trial(
         config: The trial.
         dataset: Its data set.
         device: Device to train on.
-        folder: Folder of the trial.
-        checkpoint: As in :func:`~kan_diffusion.training.loop.train`.
+        folder: Folder of the trial, which has its checkpoint; None keeps none.
         spent_seconds: Seconds that have passed of those that the trial may take.
-        callbacks: As there.
+        callbacks: Other callbacks, see :func:`~kan_diffusion.training.loop.train`.
 
     Returns:
         The trial, its pipeline, and loss and learning rate of each step with the losses of
@@ -277,7 +274,7 @@ def train_trial(
             heldout_conditions=of_heldout,
             seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
             device=str(place),
-            checkpoint=checkpoint,
+            checkpoint=None if folder is None else folder / CHECKPOINT,
             identity=config.id,
             resume=True,
             reserved=spent_seconds
@@ -307,7 +304,7 @@ def train_trial(
             .to_numpy(),
         }
     )
-    return TrialResult(config, folder, Trained(row=row)), pipeline, curves
+    return TrialResult(config, folder or Path(), Trained(row=row)), pipeline, curves
 
 
 def _warn_of_misfit(
