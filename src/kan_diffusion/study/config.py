@@ -314,8 +314,8 @@ class TrialConfig(Settings):
 
     @property
     def judging(self) -> EvaluationConfig:
-        """How its model is judged: the evaluation with the numbers that its effort leaves."""
-        return self.evaluation.limited(self.data.quick)
+        """The evaluation with the numbers that its effort leaves, without moments of training."""
+        return self.evaluation.model_copy(update={"moments": ()}).limited(self.data.quick)
 
     def import_own(self) -> None:
         """Imports the modules of a user's own family and metrics.

@@ -259,7 +259,7 @@ class Task(Generic[DatasetT, PipelineT]):
         process: Process,
         evaluation: EvaluationConfig,
         study_seed: int,
-        split: int = 0,
+        seed: int = 0,
     ) -> Reference:
         """Draws the samples that all trials of a study on a data set are measured with.
 
@@ -268,8 +268,9 @@ class Task(Generic[DatasetT, PipelineT]):
             process: Noising process.
             evaluation: Numbers of points, as the effort leaves them.
             study_seed: Seed of the draws.
-            split: Number of the data set's split, where every seed has its own.
+            seed: Number of the trial, which has a split of its own where no oracle is known.
         """
+        split = seed if dataset.oracle == "none" else 0
         name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
         generator = torch_generator("real pairs", study_seed, *name)
         # The divergence takes d backward passes, so the work grows as d times the points.

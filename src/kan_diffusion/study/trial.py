@@ -172,13 +172,12 @@ def run_trial(
         if pipeline is None:
             pipeline = _pipeline_of(replace(result, config=config))
             pipeline.to(resolve_device(device))
-        split = config.seed if dataset.oracle == "none" else 0
         shared = _shared_reference(
             config.data,
             config.process,
-            config.judging.model_copy(update={"moments": ()}),
+            config.judging,
             config.study_seed,
-            split,
+            config.seed if dataset.oracle == "none" else 0,
             *metrics_named(config.evaluation.metrics).values(),
         )
         try:
@@ -406,7 +405,6 @@ def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str]:
         used += " that were not" if is_own else ", which must not have been"
         used += " trained on"
     known = {"exact": ", whose oracle is exact", "none": "; no oracle is known"}[dataset.oracle]
-    split = config.seed if dataset.oracle == "none" else 0
-    shared = task.reference(dataset, config.process, config.judging, config.study_seed, split)
+    shared = task.reference(dataset, config.process, config.judging, config.study_seed, config.seed)
     judged, _ = task.judge(config, dataset, pipeline, shared)
     return judged.row, used + known

@@ -215,7 +215,6 @@ def _require_alike(trials: Sequence[TrialResult]) -> None:
             f"the runs are all of different data ({', '.join(names)}), so there is nothing to "
             "compare; report them apart"
         )
-    no_number: dict[str, object] = {"moments": (), "num_drawn": 1}
     several = len({trial.config.study_seed for trial in trials}) > 1
     shared: dict[str, tuple[object, TrialResult]] = {}
     for trial in trials:
@@ -228,7 +227,7 @@ def _require_alike(trials: Sequence[TrialResult]) -> None:
         for what, value in {
             "process": config.process,
             "sampler": config.sampling,
-            "way of judging": config.judging.model_copy(update=no_number),
+            "way of judging": config.judging.model_copy(update={"num_drawn": 1}),
             f"content of '{config.data.name}'": config.data.identity(),
             # Which runs of several studies share their draws, their seeds say alone.
             "number within their studies": config.seed if several else 0,
