@@ -454,8 +454,7 @@ def explain_run(
     likely = {} if options.num_samples else {"num_likelihood": 0}
     evaluation = config.evaluation.model_copy(update=sampled | likely)
     judged = config.model_copy(update={"evaluation": evaluation})
-    limited = evaluation.limited(config.data.quick)
-    shared = task.reference(dataset, process, limited, config.study_seed, config.seed)
+    shared = task.reference(dataset, process, judged.judging, config.study_seed, config.seed)
     standings: dict[str, Stage] = {}
     for name, denoiser in explained.stages.items():
         on_progress("judging", name, len(standings) / len(explained.stages))
