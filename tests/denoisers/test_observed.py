@@ -19,8 +19,9 @@ COVARIANCE = [[1.0, 0.8], [0.8, 1.0]]
 
 def test_coordinates_are_observed_clean_and_in_every_combination():
     samples = torch.arange(1.0, 301.0).reshape(100, 3)
-    options = {"seed": 0, "device": torch.device("cpu"), "observable": True}
-    batches = Batches(samples, {}, {}, COSINE, TrainingConfig(batch_size=2000), **options)
+    options = {"seed": 0, "device": torch.device("cpu")}
+    config, observable = TrainingConfig(batch_size=2000), denoiser(observable=True)
+    batches = Batches(samples, {}, observable, COSINE, config, **options)
     observed = batches.at(0).conditions["observed"]
     known = ~observed.isnan()
     assert ((observed - 1) % 3 == torch.arange(3.0))[known].all()

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,6 +15,7 @@ each_kind = pytest.mark.parametrize("kind", ["replacement", "epochs"])
 NOISED = ("noised", "timesteps", "target")
 
 ABSENT = {"label": torch.tensor(-1), "pair": torch.tensor([-3, 4])}
+LABELLED = SimpleNamespace(absent=ABSENT, observable=False)
 
 
 def _process(prediction_type="v_prediction"):
@@ -33,7 +36,7 @@ def _batches(kind="replacement", **options):
     own = {name: options.pop(name) for name in ("batch_size", "timesteps") if name in options}
     config = TrainingConfig(**{"batch_size": 32, "batches": kind, **own})
     settings = {"seed": 3, "device": CPU, **options}
-    return Batches(points, conditions, ABSENT, process, config, **settings)
+    return Batches(points, conditions, LABELLED, process, config, **settings)
 
 
 def _equal(one, other):

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.processes import Process, expand
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.training.config import TrainingConfig
@@ -75,35 +76,34 @@ class Batches:
     Args:
         samples: Clean samples with shape (N, *shape).
         conditions: Their conditions by name, each with shape (N, ...).
-        absent: Values that mark conditions as absent, by the same names.
+        denoiser: What they are drawn for, which says how a condition is marked as absent, and
+            whether coordinates are observed at random.
         process: Noising process.
         config: Size and kind of batches, and the distribution of timesteps.
         seed: Seed of all draws.
         device: Device of the batches.
-        observable: Whether coordinates are observed at random.
     """
 
     def __init__(
         self,
         samples: Tensor,
         conditions: Mapping[str, Tensor],
-        absent: Mapping[str, Tensor],
+        denoiser: Denoiser,
         process: Process,
         config: TrainingConfig,
         *,
         seed: int,
         device: torch.device,
-        observable: bool = False,
     ) -> None:
         self._samples = samples.to("cpu", torch.float32)
         self._conditions = {name: values.cpu() for name, values in conditions.items()}
-        self._absent = {name: absent[name].cpu() for name in conditions}
+        self._absent = {name: denoiser.absent[name].cpu() for name in conditions}
         self._process, self._config = process, config
         levels = process.levels()
         self._levels = [expand(level.to(device, torch.float32), samples) for level in levels]
         self._seed = seed
         self._device = device
-        self._observable = observable
+        self._observable = denoiser.observable
         self._length = max(1, _CHUNK_VALUES // (config.batch_size * samples[0].numel()))
         self._chunk: tuple[int, list[Batch]] = -1, []
         self._order: tuple[int, Tensor] = -1, torch.empty(0)

@@ -150,13 +150,7 @@ def train(
         checkpoint = Path(checkpoint)
         require_free_space(checkpoint.parent, BYTES_A_PARAMETER * denoiser.num_trainable)
     place = resolve_device(device)
-    draws = partial(
-        Batches,
-        absent=denoiser.absent,
-        process=process,
-        device=place,
-        observable=denoiser.observable,
-    )
+    draws = partial(Batches, denoiser=denoiser, process=process, device=place)
     batches = draws(samples, conditions, config=config, seed=seed)
     with TrainingRun(denoiser, process, config, place) as run:
         every: list[Callback] = []
