@@ -144,6 +144,7 @@ def test_a_trial_of_pictures_has_a_sampler_of_its_process():
         ("moons", {"budget": "-5"}, "greater than 0"),
         ("moons", {"params": 100, "budget": "200"}, "params says the size, and so does"),
         ("moons", {"families": ["kna"]}, "unknown family 'kna', did you mean 'kan'"),
+        ("moons", {"seeds": 10_000, "families": ["all"]}, "at most 50,000 trials, not 90,000"),
         ("moons", {"process": "flwo"}, "unknown process 'flwo', did you mean 'flow'"),
         ("notebook", {"params": 100}, "fixes the sizes .* leave params, match"),
         ("moon", {}, "unknown study, data set or file 'moon', did you mean 'moons'"),

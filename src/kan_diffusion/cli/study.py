@@ -123,7 +123,6 @@ def compare(what: What, /, *, given: CompareOptions = CompareOptions()) -> None:
     if given.quick:
         evaluation = config.evaluation.model_copy(update={"effort": "quick"})
         config = config.model_copy(update={"evaluation": evaluation})
-    config = config.model_copy(update={"seeds": given.seeds or config.seeds})
     folder = given.out or Path("runs") / config.name
     options.warn(signal_warning(config.process))
     with progress_bars() as bars:
@@ -137,7 +136,8 @@ def compare(what: What, /, *, given: CompareOptions = CompareOptions()) -> None:
         )
         progress.draw()
         page = write_report(results, folder, options.command_line())
-    rows = Results.of(results.rows, config.evaluation.metrics, config.data)
+    judged = results.config  # as fully as before, where that was more than is asked now
+    rows = Results.of(results.rows, judged.evaluation.metrics, judged.data)
     console.show_summary(rows)
     console.show_conclusions(decide(rows))
     TextConsole().say(f"\nReport: {page}")

@@ -45,6 +45,7 @@ def study_for(
     budget: str | None = None,
     families: Sequence[str] | None = None,
     process: str | None = None,
+    seeds: int | None = None,
 ) -> StudyConfig:
     """Makes or reads the study a user names.
 
@@ -58,6 +59,7 @@ def study_for(
         families: Families to compare, or ``["all"]``; of a preset or a study file, only models of
             these families are kept.
         process: Name of the noising process; the study's own when None.
+        seeds: Trials per model; the study's own when None.
 
     Raises:
         DataError: The file of points cannot be used.
@@ -67,7 +69,8 @@ def study_for(
     sized = not (params is None and match is None and budget is None)
     is_file = Path(what).suffix in (".yaml", ".yml")
     asks_for_a_toy = what in TOYS and (sized or families is not None or process is not None)
-    changes: dict[str, object] = {} if process is None else {"process": process}
+    chosen: dict[str, object] = {"process": process, "seeds": seeds}
+    changes = {name: value for name, value in chosen.items() if value is not None}
     if is_file or (what in preset_names() and not asks_for_a_toy):
         study = read_study(Path(what), importing=True) if is_file else read_preset(what)
         if sized and study.budget is None:

@@ -81,6 +81,11 @@ def test_a_metric_and_a_family_that_a_study_names_go_through_all_of_it(module, c
     shown = page.row(f"Models, {data}", "Shallow")
     assert float(shown["Cov"]) == pytest.approx(values["Shallow"], rel=5e-3)
     assert "Cov, real" in page.tables["All trials"][0]
+    # And on the terminal, also where less is asked than was judged.
+    Path("less.yaml").write_text(_study(metrics=[]).to_yaml())
+    again = cli("compare", "less.yaml", "--match", "params", "--budget", "700", "--out", "run")
+    for shown in (done, again):
+        assert "Cov" in shown.out
 
 
 def test_trials_without_a_finite_number_of_a_metric_are_counted_in_words(module):
