@@ -719,7 +719,7 @@ def test_the_nearest_combination_with_what_is_given_is_taken(data):
     rows = Rows(columns, [column.read(frame[column.name]) for column in columns])
     broken = np.flatnonzero(~rule.holds(rows))
     assert {*broken} == {i for i, row in enumerate(codes.tolist()) if row not in table.tolist()}
-    rule.untell(rows, Broken(broken, np.zeros((len(broken), 0)), stays[broken]))
+    rule.untell(rows, Broken(broken, stays[broken]))
     found = np.column_stack([columns[place].codes(*rows.cells[place]) for place in frame])
     for before, fixed, after in zip(codes, stays[:, 1:], found, strict=True):
         agreeing = np.flatnonzero(((implied == before[1:]) | ~fixed).all(axis=1))

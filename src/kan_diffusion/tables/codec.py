@@ -138,14 +138,14 @@ class TableCodec(Settings):
     def names(self) -> tuple[str, ...]:
         """Names of the coordinates: "age", "age is missing", "net+tax=gross is kept"."""
         of_columns = (name for column in self.columns for name in column.coordinates)
-        of_rules = (name for rule in self.rules for name in rule.coordinates(self.columns))
+        of_rules = (rule.coordinate(self.columns) for rule in self.rules if rule.is_told)
         return (*of_columns, *of_rules)
 
     @property
     def maps(self) -> tuple[CoordinateMap, ...]:
         """How each of the coordinates follows from a row."""
         of_columns = (each for column in self.columns for each in column.maps)
-        return (*of_columns, *(each for rule in self.rules for each in rule.maps(self.columns)))
+        return (*of_columns, *(rule.map(self.columns) for rule in self.rules if rule.is_told))
 
     @property
     def dim(self) -> int:
@@ -216,10 +216,10 @@ class TableCodec(Settings):
                 for name, (column, _) in self._parts.items()
             ]
             table = Rows(self.columns, read)
-            of_rules = [rule.tell(table, generator) for rule in self.rules]
-            for rule, told in zip(self.rules, of_rules, strict=True):  # a cell may be unknown
-                told[~table.known(rule.places) & some] = np.nan
-            rows[:, self._learned :] = np.concatenate(of_rules, axis=1)
+            told = [rule for rule in self.rules if rule.is_told]
+            for place, rule in enumerate(told, self._learned):
+                silent = ~table.known(rule.places) & (some or not rule.is_of_gaps)
+                rows[:, place] = np.where(silent, np.nan, rule.tell(table, generator))
             if not some:  # as the values of gaps
                 silent = np.isnan(rows)
                 rows[silent] = 0 if generator is None else generator.standard_normal(silent.sum())
@@ -260,8 +260,8 @@ class TableCodec(Settings):
             (drawn, gaps_drawn), (known, missing) = cells[place], self.columns[place].read(series)
             cells[place] = np.where(missing, drawn, known), gaps_drawn & missing
             fixed[:, place], known_gaps[:, place] = ~missing | (name in gaps), True
-        asked = self._of_rules(coordinates)
-        broken = obey(Rows(self.columns, cells), self.rules, asked, fixed, known_gaps)
+        told = self._told(coordinates)
+        broken = obey(Rows(self.columns, cells), self.rules, told, fixed, known_gaps)
         of_gaps = [rule.names(self.columns)[0] for rule in self.rules if rule.is_of_gaps]
         for name, count in broken.items():
             how = (
@@ -280,11 +280,11 @@ class TableCodec(Settings):
                 frame[column] = series.where(series.notna(), frame[column])
         return frame
 
-    def _of_rules(self, coordinates: np.ndarray) -> list[np.ndarray]:
-        """Returns those of coordinates (n, d) that each rule has."""
-        widths = [len(rule.coordinates(self.columns)) for rule in self.rules]
-        ends = self._learned + np.cumsum(widths, dtype=int)
-        return [coordinates[:, end - k : end] for k, end in zip(widths, ends, strict=True)]
+    def _told(self, coordinates: np.ndarray) -> np.ndarray:
+        """Returns those of coordinates (n, d) that rules have, (n, rules); else +1, "is kept"."""
+        told = np.ones((len(coordinates), len(self.rules)))
+        told[:, [rule.is_told for rule in self.rules]] = coordinates[:, self._learned :]
+        return told
 
     def tempered(self, rows: Tensor) -> Tensor:
         """Returns drawn coordinates (n, d) in which no rare value comes more often than it did."""
@@ -430,8 +430,8 @@ class TableCodec(Settings):
         try:
             decoded = [column.decode(rows[:, span]) for column, span in codec._parts.values()]
             free = np.zeros((len(rows), len(decoded)), dtype=bool)
-            known, asked = Rows(codec.columns, decoded), codec._of_rules(rows)
-            obey(known, codec.rules, asked, free, free, rounds=2)
+            known, told = Rows(codec.columns, decoded), codec._told(rows)
+            obey(known, codec.rules, told, free, free, rounds=2)
             for column, values in zip(codec.columns, decoded, strict=True):
                 column.restore(*values)
         except DataError:

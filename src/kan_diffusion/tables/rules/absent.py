@@ -152,14 +152,9 @@ class Absent(Rule):
         """Tells where the second is missing as asked."""
         return np.asarray(self._asks(rows) == rows.cells[self.places[1]][1])
 
-    def broken(self, rows: Rows, coordinates: np.ndarray) -> np.ndarray:
+    def broken(self, rows: Rows, told: np.ndarray) -> np.ndarray:
         """Tells where it holds and should not, or the other way round."""
-        return np.asarray(self.holds(rows) != (coordinates > 0).all(axis=1))
-
-    def tell(self, rows: Rows, generator: np.random.Generator | None) -> np.ndarray:
-        """Returns +1 where it holds and -1 elsewhere; nothing if it always does."""
-        told = np.where(self.holds(rows), 1.0, -1.0)[:, None]
-        return told[:, : int(self.kept < 1)]
+        return np.asarray(self.holds(rows) != (told > 0))
 
     def untell(self, rows: Rows, broken: Broken) -> None:
         """Makes cells missing, or values of what their gap hides.

@@ -97,7 +97,6 @@ class Broken(NamedTuple):
 
     Attributes:
         rows: Their numbers, (m,).
-        coordinates: Their coordinates of the rule, (m, how many).
         stays: Which cells have to stay, (m, columns of the table); for a rule of gaps, of which it
             has to stay whether they are missing.
         given: Which cells are given, or follow from such, (m, columns of the table): as a last
@@ -105,14 +104,13 @@ class Broken(NamedTuple):
     """
 
     rows: np.ndarray
-    coordinates: np.ndarray
     stays: np.ndarray
     given: np.ndarray | None = None
 
     def take(self, some: np.ndarray) -> Broken:
         """Returns some of the rows, by a mask (m,) or numbers."""
         given = None if self.given is None else self.given[some]
-        return Broken(self.rows[some], self.coordinates[some], self.stays[some], given)
+        return Broken(self.rows[some], self.stays[some], given)
 
 
 def can_be(column: Kind, values: np.ndarray) -> np.ndarray:
@@ -238,35 +236,38 @@ class Rule(Settings):
 
     # Coordinates there and back.
 
-    def coordinates(self, columns: Sequence[Kind]) -> tuple[str, ...]:
-        """Names of its coordinates: none if all rows keep it."""
-        return () if self.kept == 1 else (f"{self.names(columns)[0]} is kept",)
+    @property
+    def is_told(self) -> bool:
+        """Whether it has a coordinate: not if all rows keep it."""
+        return self.kept < 1
 
-    def maps(self, columns: Sequence[Kind]) -> tuple[CoordinateMap, ...]:
-        """How each of its coordinates follows from a row."""
-        return tuple(CoordinateMap(f"code of {name}") for name in self.coordinates(columns))
+    def coordinate(self, columns: Sequence[Kind]) -> str:
+        """Names its coordinate."""
+        return f"{self.names(columns)[0]} is kept"
+
+    def map(self, columns: Sequence[Kind]) -> CoordinateMap:
+        """How its coordinate follows from a row."""
+        return CoordinateMap(f"code of {self.coordinate(columns)}")
 
     def tell(self, rows: Rows, generator: np.random.Generator | None) -> np.ndarray:
-        """Returns its coordinates, (n, how many), NaN where it has no say, since a cell is missing.
+        """Returns its coordinate, (n,).
 
         Args:
-            rows: The rows.
+            rows: The rows; where a cell is missing the coordinate does not count.
             generator: Spreads values over what one of them takes of a coordinate.
         """
-        if self.kept == 1:
-            return np.zeros((len(rows.values(0)), 0))
-        coordinate = np.where(self.holds(rows), 1.0, -1.0)
-        coordinate[~rows.known(self.places)] = np.nan
-        return coordinate[:, None]
+        return np.where(self.holds(rows), 1.0, -1.0)
 
     def holds(self, rows: Rows) -> np.ndarray:
         """Tells in which rows it holds, or has no say since a cell is missing, shape (n,)."""
         raise NotImplementedError
 
-    def broken(self, rows: Rows, coordinates: np.ndarray) -> np.ndarray:
-        """Tells which rows (n,) break what their coordinates (n, how many) say."""
-        asked = (coordinates > 0).all(axis=1)
-        return ~self.holds(rows) & asked
+    def broken(self, rows: Rows, told: np.ndarray) -> np.ndarray:
+        """Tells which rows (n,) break what their coordinates (n,) say."""
+        return ~self.holds(rows) & (told > 0)
+
+    def begin(self, rows: Rows, told: np.ndarray, stays: np.ndarray) -> None:
+        """Changes cells that need not stay, (n, columns), by coordinates (n,), before mending."""
 
     def untell(self, rows: Rows, broken: Broken) -> None:
         """Changes broken rows so that they keep to what their coordinates say, if that is possible.

@@ -22,7 +22,7 @@ from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.number import Date, Time
 from kan_diffusion.tables.numbers import JumpMap, fit_jumps
-from kan_diffusion.tables.rules.base import FEWEST_ROWS, Broken, Rows, Rule
+from kan_diffusion.tables.rules.base import FEWEST_ROWS, Rows, Rule
 from kan_diffusion.tables.rules.numeric import A_DAY, reach, whole
 
 _UNEVEN = {"day": 0.05, "week": 0.02}
@@ -93,13 +93,18 @@ class Cycle(Rule):
         is_sure = (off**2).sum() / even > free + _SURE * math.sqrt(2 * free)
         return bool(is_sure and np.abs(off).sum() / 2 >= _UNEVEN[cycle] * num)
 
-    def coordinates(self, columns: Sequence[Kind]) -> tuple[str, ...]:
-        """Names its coordinate."""
-        return (self.names(columns)[0],)
+    @property
+    def is_told(self) -> bool:
+        """It has a coordinate."""
+        return True
 
-    def maps(self, columns: Sequence[Kind]) -> tuple[CoordinateMap, ...]:
+    def coordinate(self, columns: Sequence[Kind]) -> str:
+        """Names its coordinate."""
+        return self.names(columns)[0]
+
+    def map(self, columns: Sequence[Kind]) -> CoordinateMap:
         """Says that it is a normal score."""
-        return (CoordinateMap(f"normal score of {self.names(columns)[0]}"),)
+        return CoordinateMap(f"normal score of {self.coordinate(columns)}")
 
     def _of(self, rows: Rows) -> tuple[np.ndarray, int, Date]:
         """Returns the dates as whole numbers, (n,), the units of a day, and the column."""
@@ -108,25 +113,19 @@ class Cycle(Rule):
         return whole(column, rows.values(self.places[0])), A_DAY[column.storage.unit or "s"], column
 
     def tell(self, rows: Rows, generator: np.random.Generator | None) -> np.ndarray:
-        """Returns the normal scores of places, NaN where a date is missing."""
+        """Returns the normal scores of places."""
         dates, day, _ = self._of(rows)
         steps = _steps(dates, self.cycle, self.tick, day).astype(np.float64)
-        scores = self.distribution.spread(steps, generator)
-        return np.where(rows.known(self.places), scores, np.nan)[:, None]
+        return self.distribution.spread(steps, generator)
 
     def holds(self, rows: Rows) -> np.ndarray:
         """Tells that any date has a place."""
         return np.ones(len(rows.values(self.places[0])), dtype=bool)
 
-    def broken(self, rows: Rows, coordinates: np.ndarray) -> np.ndarray:
-        """Tells that none is broken: dates are placed once, before all other rules."""
-        return ~self.holds(rows)
-
-    def untell(self, rows: Rows, broken: Broken) -> None:
+    def begin(self, rows: Rows, told: np.ndarray, stays: np.ndarray) -> None:
         """Moves dates to the nearest with such a place."""
-        dates, day, column = self._of(rows.take(broken.rows, self.places))
-        scores = broken.coordinates[:, 0].astype(np.float64)
-        steps = np.rint(self.distribution.inverse(scores))
+        dates, day, column = self._of(rows)
+        steps = np.rint(self.distribution.inverse(told.astype(np.float64)))
         last = (day if self.cycle == "day" else 7 * day) // self.tick - 1
         off = steps.clip(0, last).astype(np.int64) - _steps(dates, self.cycle, self.tick, day)
         if self.cycle == "week":
@@ -135,9 +134,9 @@ class Cycle(Rule):
         new = dates + off * self.tick
         if self.cycle == "week":
             new += 7 * day * ((new < low).astype(np.int64) - (new > high))
-        free = ~broken.stays[:, self.places[0]]
+        free = np.flatnonzero(~stays[:, self.places[0]])
         moments = new.clip(low, high).view(column.storage.value_dtype)
-        rows.change(self.places[0], broken.rows[free], moments[free])
+        rows.change(self.places[0], free, moments[free])
 
 
 def _steps(dates: np.ndarray, cycle: str, tick: int, day: int) -> np.ndarray:

@@ -92,7 +92,7 @@ class Order(Rule):
         rows.change(self.places[1], broken.rows[right], upper.nearest(low, 1)[right])
         if broken.given is None:
             return
-        still = self.broken(rows.take(broken.rows, self.places), broken.coordinates)
+        still = ~self.holds(rows.take(broken.rows, self.places))
         for place, other in (self.places, self.places[::-1]):
             some = still & ~broken.stays[:, place] & broken.given[:, other]
             values = rows.values(other)[broken.rows[some]]
