@@ -15,7 +15,7 @@ from kan_diffusion.tables.kinds.category import Category
 from kan_diffusion.tables.kinds.number import Number
 from kan_diffusion.tables.numbers import SHARING
 from kan_diffusion.tables.rules.base import MOST_SOUGHT, Rows
-from kan_diffusion.tables.rules.numeric import whole
+from kan_diffusion.tables.rules.numeric import as_values, whole
 
 COVERED = 0.9
 """Least share of rows whose value at least five rows have, where a rule lists values."""
@@ -95,9 +95,4 @@ def are_held(column: Kind, codes: Sequence[int]) -> bool:
 
 def values_of(column: Kind, codes: np.ndarray) -> np.ndarray:
     """Makes values of whole numbers (m,)."""
-    if not isinstance(column, Number):
-        return column.known[codes]
-    if column.storage.unit is not None:
-        return codes.view(column.storage.value_dtype)
-    is_real = column.storage.holds == "real"
-    return codes / column.lattice.per if is_real else codes.astype(column.storage.value_dtype)
+    return as_values(column, codes) if isinstance(column, Number) else column.known[codes]

@@ -63,6 +63,18 @@ def whole(column: Number, values: np.ndarray) -> np.ndarray:
     return scaled if column.lattice.fine else np.rint(scaled).clip(-LARGEST, LARGEST).astype(int)
 
 
+def as_values(column: Number, steps: np.ndarray) -> np.ndarray:
+    """Returns the values (n,) that :func:`whole` makes such numbers of."""
+    storage = column.storage
+    if storage.holds == "real":
+        return steps / column.lattice.per
+    if steps.dtype.kind == "f":
+        steps = np.rint(steps)
+    if storage.unit is not None:
+        return steps.astype(np.int64).view(storage.value_dtype)
+    return steps.astype(storage.value_dtype)
+
+
 def reach(column: Number) -> np.ndarray:
     """Returns the smallest and the largest number of a lattice, as :func:`whole` gives them."""
     ends = column.lattice.values(np.array([-np.inf, np.inf]), column.storage.value_dtype)
@@ -184,14 +196,10 @@ class NumericRule(Rule):
         """
         column = rows.columns[place]
         assert isinstance(column, Number)
-        storage, per = column.storage, column.lattice.per
-        low, high = (end * per for end in storage.limits)
+        per = column.lattice.per
+        low, high = (end * per for end in column.storage.limits)
         self.refuse(rows.columns, place, steps[((steps < low) | (steps > high)) & is_given] / per)
         for off, end in ((steps < low, low), (steps > high, high)):
             if off.any():
                 steps = np.where(off, end, steps)
-        if storage.unit is not None:
-            return np.rint(steps).astype(np.int64).view(storage.value_dtype)
-        if storage.holds == "real":
-            return steps / per
-        return np.rint(steps).astype(storage.value_dtype)
+        return as_values(column, steps)
