@@ -80,7 +80,7 @@ class TableCodec(Settings):
         return self
 
     def __eq__(self, other: object) -> bool:
-        # Compare the fields alone, not the cached properties.
+        # Compare the fields alone, not which were given, nor the cached properties.
         return isinstance(other, TableCodec) and self.to_dict() == other.to_dict()
 
     @classmethod
@@ -414,7 +414,7 @@ class TableCodec(Settings):
         """
         with valid_settings("codec"):
             codec = cls.model_validate(content)
-        rows = np.linspace(-9, 9, 19)[:, None] * np.ones(codec.dim)
+        rows, decoded = np.linspace(-9, 9, 19)[:, None] * np.ones(codec.dim), []
         for column, span in codec._parts.values():
             cells = rows[:, span]
             try:  # whether the parts of the column fit together, with a gap and without
@@ -422,13 +422,13 @@ class TableCodec(Settings):
                     cells[:, : int(column.has_gaps)] = sign
                     column.encode(column.restore(*column.decode(cells)), None, partial=True)
                 column.words()
+                decoded.append(column.decode(cells))
             except Exception as error:
                 raise DataError(
                     f"codec: column '{column.name}' of kind '{column.kind}' cannot be decoded "
                     f"({type(error).__name__}: {error}); fit the codec anew"
                 ) from error
         try:
-            decoded = [column.decode(rows[:, span]) for column, span in codec._parts.values()]
             free = np.zeros((len(rows), len(decoded)), dtype=bool)
             known, told = Rows(codec.columns, decoded), codec._told(rows)
             obey(known, codec.rules, told, free, free, rounds=2)

@@ -62,6 +62,9 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import LARGEST
 
+A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+"""Units of dates and time spans, and how many a day has."""
+
 SHARING = 5
 """Fewest rows that must share a number so that it is kept exactly."""
 
@@ -69,7 +72,6 @@ _MOST_DECIMALS = 15
 _NOISE, _EXACT = 8, 0.9  # units in the last place, and share of values without any
 _FEWEST = 20  # distinct numbers, with which a shared step is no coincidence
 _BEYOND = 0.05  # of the range, that decimals and fine numbers may be drawn beyond it
-_A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 _FEWEST_KNOTS, _MOST_KNOTS, _ROWS_A_KNOT = 33, 385, 20
 _TAIL_ROWS = 10  # rows beyond the last knot, but at most a tenth of all
 _ROWS_BETWEEN = 10  # fewest rows between two knots of a hundred or more; twice that of 2,000
@@ -147,8 +149,8 @@ class Lattice(Settings):
         step, num, room = 1, 0, (high - low) * _BEYOND
         if not fine:
             unit = np.datetime_data(values.dtype)[0] if kind in "mM" else ""
-            if lattice.calendar is None and unit in _A_DAY:  # parts of a day, even if few
-                step = int(np.gcd.reduce(np.append(known, _A_DAY[unit])))
+            if lattice.calendar is None and unit in A_DAY:  # parts of a day, even if few
+                step = int(np.gcd.reduce(np.append(known, A_DAY[unit])))
             if len(known) >= _FEWEST:
                 gaps = known[1:].astype(np.uint64) - known[:-1].astype(np.uint64)
                 step = min(max(step, int(np.gcd.reduce(gaps))), 2**63 - 1)
@@ -162,11 +164,6 @@ class Lattice(Settings):
             return cls(fine=True, low=low, high=high, lowest=low - below, highest=high + above)
         ends = {"high": num, "lowest": -int(below // step), "highest": num + int(above // step)}
         return lattice.model_copy(update={"origin": low, "step": step, **ends})
-
-    @property
-    def decimals(self) -> int | None:
-        """Decimals of the numbers; None if they are as fine as float64."""
-        return None if self.fine else round(math.log10(self.per))
 
     def steps(self, values: np.ndarray) -> np.ndarray:
         """Returns k of values, shape (n,), float64; outside [low, high] beyond the ends."""

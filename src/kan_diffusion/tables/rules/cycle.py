@@ -21,9 +21,9 @@ from pydantic import Field
 from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.number import Date, Time
-from kan_diffusion.tables.numbers import JumpMap, fit_jumps
+from kan_diffusion.tables.numbers import A_DAY, JumpMap, fit_jumps
 from kan_diffusion.tables.rules.base import FEWEST_ROWS, Rows, Rule
-from kan_diffusion.tables.rules.numeric import A_DAY, reach, whole
+from kan_diffusion.tables.rules.numeric import reach, whole
 
 _UNEVEN = {"day": 0.05, "week": 0.02}
 _CLASSES = {"day": 24, "week": 7}

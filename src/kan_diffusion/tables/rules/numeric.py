@@ -19,9 +19,9 @@ import numpy as np
 
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.number import Number
+from kan_diffusion.tables.numbers import A_DAY
 from kan_diffusion.tables.rules.base import MOST_SOUGHT, Broken, Places, Rows, Rule
 
-A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 LARGEST = 2.0**60  # whole number whose sums are exact
 _LARGEST_DATE = 2.0**62  # nanoseconds until 2116; of two dates a difference counts
 _SINGLE = 1e39  # beyond the largest number of single precision
