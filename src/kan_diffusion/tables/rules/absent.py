@@ -31,6 +31,7 @@ from kan_diffusion.tables.rules.base import (
     Broken,
     Rows,
     Rule,
+    is_beyond_chance,
     share_kept,
 )
 from kan_diffusion.tables.rules.coded import (
@@ -44,8 +45,6 @@ from kan_diffusion.tables.rules.coded import (
 
 _GLANCE = 2_000  # rows that most pairs do not survive
 _LUCK = 0.02  # by which few rows may differ more often than all
-_EVIDENCE = 20.0  # rows that would differ by chance
-_TIMES = 4  # as many of them as in the data
 
 
 class Absent(Rule):
@@ -133,7 +132,7 @@ class Absent(Rule):
         share, broken = missing.mean(), int((~rule.holds(rows)).sum())
         wanted = rule._asks(rows).mean()
         by_chance = num * (share * (1 - wanted) + wanted * (1 - share))
-        if broken > (1 - cls.least) * num or by_chance < max(_EVIDENCE, _TIMES * broken):
+        if broken > (1 - cls.least) * num or not is_beyond_chance(broken, by_chance):
             return None
         return rule.model_copy(update={"kept": share_kept(broken, num)})
 

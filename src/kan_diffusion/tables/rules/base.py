@@ -38,8 +38,8 @@ from kan_diffusion.tables.numbers import Share, rounded_shares
 _GLANCE, _SHUFFLED = 1_000, 10_000  # rows that most candidates do not survive, and are shuffled
 _LUCK = 0.03  # by which few rows may break a rule more often than all
 FEWEST_ROWS = 200  # without a gap
-_FEWEST_BROKEN, _MOST_BROKEN = 20, 0.05  # rows that shuffling each column breaks, and one of them
-_TIMES = 4  # as many rows as in the data have to break it by chance
+_MOST_BROKEN = 0.05  # share of rows that shuffling one of the columns breaks
+_EVIDENCE, _TIMES = 20, 4  # rows that break a rule by chance, and times as many as in the data
 
 MOST_SOUGHT = 200
 """Columns of numbers, and of categories, among which rules are sought."""
@@ -107,11 +107,6 @@ class Broken(NamedTuple):
     stays: np.ndarray
     given: np.ndarray | None = None
 
-    def take(self, some: np.ndarray) -> Broken:
-        """Returns some of the rows, by a mask (m,) or numbers."""
-        given = None if self.given is None else self.given[some]
-        return Broken(self.rows[some], self.stays[some], given)
-
 
 def can_be(column: Kind, values: np.ndarray) -> np.ndarray:
     """Tells which values (m,) a column can have: those that it knows, or that its dtype holds."""
@@ -121,6 +116,11 @@ def can_be(column: Kind, values: np.ndarray) -> np.ndarray:
         return np.ones(len(values), dtype=bool)
     low, high = column.storage.limits
     return (low <= values) & (values <= high)
+
+
+def is_beyond_chance(broken: float, by_chance: float) -> bool:
+    """Whether a rule is no chance that some rows break, and by chance so many would."""
+    return bool(by_chance >= max(_EVIDENCE, _TIMES * broken))
 
 
 def share_kept(broken: int, num: int) -> float:
@@ -207,8 +207,8 @@ class Rule(Settings):
             chances: The same with the cells of each column shuffled.
             num: Number of rows.
         """
-        enough = max(_FEWEST_BROKEN / num, _TIMES * broken)
-        return bool(chances.max() >= _MOST_BROKEN and chances.min() >= enough)
+        are_enough = is_beyond_chance(num * broken, num * chances.min())
+        return bool(chances.max() >= _MOST_BROKEN and are_enough)
 
     @property
     def is_rounded(self) -> bool:

@@ -83,7 +83,7 @@ class Product(NumericRule):
         for which in (1, 0):
             self._factorise(rows, broken, which)
         if broken.given is not None:
-            super().untell(rows, broken.take(~self.holds(rows.take(broken.rows, self.places))))
+            super().untell(rows, broken)
 
     def _factorise(self, rows: Rows, broken: Broken, which: int) -> None:
         """Sets both factors of rows that still break it, if one of them has few values."""

@@ -31,7 +31,7 @@ from kan_diffusion.limits import MOST_COLUMNS
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.category import Category
 from kan_diffusion.tables.numbers import SHARING
-from kan_diffusion.tables.rules.base import Broken, Places, Rows, Rule, share_kept
+from kan_diffusion.tables.rules.base import Broken, Places, Rows, Rule, is_beyond_chance, share_kept
 from kan_diffusion.tables.rules.coded import (
     COVERED,
     MOST_COMBINATIONS,
@@ -45,8 +45,6 @@ from kan_diffusion.tables.rules.coded import (
 )
 
 _GLANCE, _MOST_COMPARED = 2_000, 10_000  # rows of a half, which most pairs do not survive
-_EVIDENCE = 20.0  # rows that would differ by chance
-_TIMES = 4  # as many of them as in the data
 _MOST_DIFFERING = 0.2  # share of rows in which a category implies another one in vain
 _NEW_BY_CHANCE = 0.25  # share of a half's rows with a pair that the other has not
 _FEWER, _FEW = 0.8, 0.2  # times as many as by chance, at a glance and in the end
@@ -212,7 +210,7 @@ class Implied(Together):
         by_chance = (num - len(best)) * (1 - (shares**2).sum())
         if not len(best) or differ > most * num or num < COVERED * len(given):
             return None
-        if by_chance < max(_EVIDENCE, _TIMES * differ):
+        if not is_beyond_chance(differ, by_chance):
             return None
         here, there = np.divmod(keys[best], other.num)
         cells = one.codes[here].tolist(), other.codes[there].tolist()
