@@ -15,7 +15,7 @@ within its bulk, a value may come back one step off.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
@@ -209,13 +209,7 @@ class TableCodec(Settings):
             column, span = self._parts[str(name)]
             rows[:, span] = column.encode(cells, generator, str(name) in unknown)
         if self.dim > self._learned:
-            cells_of = {str(name): self.column(name).read(cells) for name, cells in frame.items()}
-            empty = np.ones(len(frame), dtype=bool)
-            read = [
-                cells_of.get(name, (column.storage.empty(len(frame)), empty))
-                for name, (column, _) in self._parts.items()
-            ]
-            table = Rows(self.columns, read)
+            table = self._read(frame.items(), len(frame), missing=True)
             told = [rule for rule in self.rules if rule.is_told]
             for place, rule in enumerate(told, self._learned):
                 silent = ~table.known(rule.places) & (some or not rule.is_of_gaps)
@@ -280,6 +274,13 @@ class TableCodec(Settings):
                 frame[column] = series.where(series.notna(), frame[column])
         return frame
 
+    def _read(self, cells: Iterable[tuple[object, pd.Series]], num: int, *, missing: bool) -> Rows:
+        """Reads cells (n,) of columns by name; those of others are placeholders, or ``missing``."""
+        read = [(column.storage.empty(num), np.full(num, missing)) for column in self.columns]
+        for name, series in cells:
+            read[self._place(name)] = self.column(name).read(series)
+        return Rows(self.columns, read)
+
     def _told(self, coordinates: np.ndarray) -> np.ndarray:
         """Returns those of coordinates (n, d) that rules have, (n, rules); else +1, "is kept"."""
         told = np.ones((len(coordinates), len(self.rules)))
@@ -316,14 +317,12 @@ class TableCodec(Settings):
         Raises:
             DataError: They contradict a rule.
         """
-        cells = [(column.storage.empty(1), np.zeros(1, dtype=bool)) for column in self.columns]
-        is_given = np.zeros((1, len(cells)), dtype=bool)
-        for name, series in given.items():
-            cells[self._place(name)] = self.column(name).read(series)
-            is_given[0, self._place(name)] = True
+        rows = self._read(given.items(), 1, missing=False)
+        is_given = np.zeros((1, len(self.columns)), dtype=bool)
+        is_given[0, [self._place(name) for name in given]] = True
         is_filled = is_given.copy()[0]
         is_filled[[self._place(name) for name in filled]] = True
-        rows, exact = Rows(self.columns, cells), [rule for rule in self.rules if rule.kept == 1]
+        exact = [rule for rule in self.rules if rule.kept == 1]
         settled = settle(rows, exact, is_given)[0]
         for rule in exact:
             known = is_filled if rule.is_of_gaps else settled
