@@ -743,6 +743,15 @@ def test_a_rule_with_exceptions_gives_way_where_a_dtype_has_no_room():
     assert (_drawn(codec, 60, given)[["p", "t"]] == given).all(axis=None)
 
 
+def test_dates_that_are_nanoseconds_apart_stay_so():
+    apart = pd.Timedelta(7, unit="ns")
+    after = pd.to_timedelta(np.random.default_rng(0).integers(0, 10**15, 800), unit="ns")
+    first = pd.Series(pd.Timestamp("2024-01-01") + after).astype("M8[ns]")
+    frame = pd.DataFrame({"first": first, "last": first + apart})
+    drawn = _drawn(TableCodec.fit(frame), 800, frame[["first"]])
+    assert (drawn["last"] - drawn["first"] == apart).all()
+
+
 def _hours():
     rng = np.random.default_rng(0)
     opens, minutes = rng.integers(300, 600, 500), rng.integers(30, 600, 500)
