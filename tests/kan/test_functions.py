@@ -12,9 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import randn, refused, seeded
 from kan_cases import by_torch
-from kan_diffusion import build_denoiser
 from kan_diffusion.kan import LearnedFunctions
-from kan_diffusion.kan.functions import _fitted
 from kan_diffusion.kan.piecewise import _ADDRESSES, _summed
 
 DOUBLE = torch.float64
@@ -127,26 +125,6 @@ def test_functions_start_as_they_are_told(start, targets, settings, bound):
         wanted = target(x).unsqueeze(1)
         error = (y[:, :, r] - wanted).square().mean().sqrt()
         assert float(error) < bound * float(wanted.square().mean().sqrt())
-
-
-def test_functions_are_fitted_once_for_a_whole_denoiser(monkeypatch):
-    fits = []
-    solve = torch.linalg.lstsq
-
-    def counted(design, *arguments, **options):
-        fits.append(design.shape)
-        return solve(design, *arguments, **options)
-
-    monkeypatch.setattr(torch.linalg, "lstsq", counted)
-    _fitted.cache_clear()
-    denoiser = build_denoiser("kan", 2, num_train_timesteps=100, hidden=[8, 8])
-    learned = [
-        part for part in denoiser.modules() if getattr(part, "coefficients", None) is not None
-    ]
-    kinds = {(p.functions, p.basis.num_intervals, p.basis.grid_range) for p in learned}
-    assert len(learned) > len(kinds) == len(fits)
-    denoiser.reset_parameters(seeded(0))
-    assert len(fits) == len(kinds)
 
 
 REFUSED = [

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +145,7 @@ class BasisLayer(Constants):
         if not 0 < rate < math.inf:
             raise KanDiffusionError(f"rate must be a positive number, not {rate}")
         self.functions, self.noise, self.rate = functions, noise, rate
-        self.initial = initial if isinstance(initial, str) else tuple(initial)
+        self.initial = initial
         shape = functions, basis.in_features, basis.num_functions
         self.coefficients = nn.Parameter(basis.grid_step.new_empty(shape))
 
@@ -167,10 +166,48 @@ class BasisLayer(Constants):
         """Draws the parameters: fits shared functions to the initial ones and adds the noise."""
         if self.coefficients is None or self.functions is None or self.coefficients.is_meta:
             return
-        grid = self.basis.num_intervals, self.basis.order, self.basis.grid_range
-        fitted = _fitted(grid, self.functions, self.initial)
+        fitted = self._fitted(self.functions)
         self.coefficients.normal_(0, self.noise, generator=generator)
         self.coefficients.add_(fitted.unsqueeze(1).to(self.coefficients))
+
+    def _fitted(self, functions: int) -> Tensor:
+        """Fits coefficients (R, functions of the basis) to initial functions by least squares.
+
+        Raises:
+            KanDiffusionError: There are not R functions, or the basis does not fit one of them.
+        """
+        (low, high), initial = self.basis.grid_range, self.initial
+        if isinstance(initial, str):
+            known = look_up("initial functions", initial, INITIAL_FUNCTIONS)
+            chosen = known(functions, high - low)
+        else:
+            chosen = list(initial)
+        if len(chosen) != functions:
+            raise KanDiffusionError(
+                f"initial is {len(chosen)} functions and there are {functions}; give one for each"
+            )
+        grid = self.basis.num_intervals, self.basis.order, self.basis.grid_range
+        basis = BSpline(1, *grid, device="cpu", dtype=torch.float64)
+        points = _POINTS * basis.num_functions + 1
+        x = torch.linspace(low, high, points, dtype=torch.float64, device="cpu")
+        design = basis(x.unsqueeze(1))[:, 0]
+        targets = torch.stack([function(x.clone()) for function in chosen], dim=1)
+        if not bool(targets.isfinite().all()):
+            raise KanDiffusionError(
+                f"a function of initial={initial!r} is not finite from {low:g} to {high:g}; choose "
+                "another or another grid_range"
+            )
+        solution = torch.linalg.lstsq(design, targets, driver="gelsd").solution
+        errors = (design @ solution - targets).square().mean(0).sqrt()
+        sizes = targets.square().mean(0).sqrt()
+        worst = int((errors - _WORST_FIT * sizes).argmax())
+        if errors[worst] > _WORST_FIT * sizes[worst]:
+            raise KanDiffusionError(
+                f"{basis.num_functions} splines cannot start as function {worst + 1} of "
+                f"initial={initial!r}: they are off by {float(errors[worst] / sizes[worst]):.0%}; "
+                "raise grid_size or choose another function"
+            )
+        return solution.T
 
     @property
     def flops(self) -> int:
@@ -297,47 +334,3 @@ class LearnedFunctions(BasisLayer):
     def extra_repr(self) -> str:
         """The settings that differ between modules, for ``print``."""
         return f"{self.in_features}, functions={self.functions}, groups={self.basis.in_features}"
-
-
-@lru_cache(maxsize=64)
-def _fitted(
-    grid: tuple[int, int, tuple[float, float]],
-    functions: int,
-    initial: str | tuple[Function, ...],
-) -> Tensor:
-    """Fits coefficients (R, basis functions) to initial functions, by least squares in float64.
-
-    Raises:
-        KanDiffusionError: There are not R functions, or the basis does not fit one of them.
-    """
-    low, high = grid[2]
-    if isinstance(initial, str):
-        known = look_up("initial functions", initial, INITIAL_FUNCTIONS)
-        chosen = tuple(known(functions, high - low))
-    else:
-        chosen = initial
-    if len(chosen) != functions:
-        raise KanDiffusionError(
-            f"initial is {len(chosen)} functions and there are {functions}; give one for each"
-        )
-    basis = BSpline(1, *grid, "linear", "cpu", torch.float64)
-    points = _POINTS * basis.num_functions + 1
-    x = torch.linspace(low, high, points, dtype=torch.float64, device="cpu")
-    design = basis(x.unsqueeze(1))[:, 0]
-    targets = torch.stack([function(x.clone()) for function in chosen], dim=1)
-    if not bool(targets.isfinite().all()):
-        raise KanDiffusionError(
-            f"a function of initial={initial!r} is not finite from {low:g} to {high:g}; choose "
-            "another or another grid_range"
-        )
-    solution = torch.linalg.lstsq(design, targets, driver="gelsd").solution
-    errors = (design @ solution - targets).square().mean(0).sqrt()
-    sizes = targets.square().mean(0).sqrt()
-    worst = int((errors - _WORST_FIT * sizes).argmax())
-    if errors[worst] > _WORST_FIT * sizes[worst]:
-        raise KanDiffusionError(
-            f"{basis.num_functions} splines cannot start as function {worst + 1} of "
-            f"initial={initial!r}: they are off by {float(errors[worst] / sizes[worst]):.0%}; "
-            "raise grid_size or choose another function"
-        )
-    return solution.T
