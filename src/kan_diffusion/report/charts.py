@@ -331,9 +331,7 @@ def losses(curves: Mapping[str, Sequence[tuple[Array, Array]]], floor: float = 0
     return pd.concat(parts, ignore_index=True)
 
 
-def smoothed_curve(
-    steps: NDArray[np.number], losses: NDArray[np.floating], num_bins: int = _NUM_BINS
-) -> tuple[Array, Array]:
+def smoothed_curve(steps: NDArray[np.number], losses: NDArray[np.floating]) -> tuple[Array, Array]:
     """Averages one trial's losses over windows of steps that grow by a constant factor.
 
     Late windows are long, so that a loss near its floor is averaged over many batches.
@@ -341,7 +339,6 @@ def smoothed_curve(
     Args:
         steps: Positive steps, shape (n,).
         losses: The loss of each, shape (n,).
-        num_bins: Largest number of windows.
 
     Returns:
         The mean step and the mean loss of each window that is not empty, both of shape (b,).
@@ -349,7 +346,7 @@ def smoothed_curve(
     if not len(steps):
         return np.empty(0), np.empty(0)
     steps = np.asarray(steps, dtype=np.float64)
-    edges = np.geomspace(max(steps.min(), 1.0), max(steps.max(), 1.0) + 1.0, num_bins + 1)
+    edges = np.geomspace(max(steps.min(), 1.0), max(steps.max(), 1.0) + 1.0, _NUM_BINS + 1)
     window = np.searchsorted(edges, steps, side="right")
     counts = np.bincount(window)
     some = counts > 0
