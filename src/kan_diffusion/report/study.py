@@ -27,7 +27,7 @@ from kan_diffusion.report.charts import (
 from kan_diffusion.report.clouds import Motion
 from kan_diffusion.report.page import Page, Section, badge
 from kan_diffusion.report.style import INK, ModelStyle, model_styles
-from kan_diffusion.report.tables import BADGES, REAL_ROW, lead_table, model_table, trial_texts
+from kan_diffusion.report.tables import BADGES, REAL_ROW, lead_table, model_table, trial_table
 from kan_diffusion.report.views import EXACT, exact_process, recorded, view_of
 from kan_diffusion.study.folder import STUDY, TrialResult, load_curves, recorded_steps
 from kan_diffusion.study.results.rows import MEASURES, Results
@@ -426,7 +426,7 @@ def _add_trials(section: Section, results: Results, runs: bool) -> None:
             ],
             "failures",
         )
-    table = trial_texts(results)
+    table = trial_table(results)
     some = f"The first {_MOST_TRIALS:,} of {len(table):,} rows; all"
     section.table(table[:_MOST_TRIALS], "All trials")
     if runs:

@@ -159,7 +159,7 @@ def _texts(
 
 
 def trial_table(results: Results) -> pd.DataFrame:
-    """Lists the trials with all columns that hold a value, numbers as numbers.
+    """Lists the trials with all columns that hold a value, as numbers that scripts can read, too.
 
     Args:
         results: The study.
@@ -181,7 +181,8 @@ def trial_table(results: Results) -> pd.DataFrame:
     several = rows["process"].nunique() > 1
     setting = [column for column in ("match", "budget") if rows[column].notna().any()]
     place = ["data", *(["process"] if several else []), *setting]
-    return rows[[*place, "model", "seed", "state", *kept, "trial"]]
+    shown = rows[[*place, "model", "seed", "state", *kept, "trial"]]
+    return number_frame(shown, partial(_head, results), _plain)
 
 
 # --- frames of a page -------------------------------------------------------------------------
@@ -212,11 +213,6 @@ def number_frame(
         return MISSING if cell is None else words(str(cell))
 
     return pd.DataFrame({head(name): list(map(text, frame[name])) for name in map(str, frame)})
-
-
-def trial_texts(results: Results) -> pd.DataFrame:
-    """Writes every trial with its raw numbers, which scripts can read, too."""
-    return number_frame(trial_table(results), partial(_head, results), _plain)
 
 
 def _head(results: Results, key: str) -> str:

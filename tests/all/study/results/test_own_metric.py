@@ -68,7 +68,8 @@ def test_a_metric_and_a_family_that_a_study_names_go_through_all_of_it(module, c
     # In the rows and the tables of text.
     assert read.rows[["coverage", "coverage_real"]].notna().all(axis=None)
     assert "coverage" in summary_table(read)
-    assert {"coverage", "coverage_real"} <= set(trial_table(read))
+    label = read.metrics["coverage"].label
+    assert {label, f"{label}, real"} <= set(trial_table(read))
     # In the statistics.
     (data,) = read.data_sets()
     (comparison,) = compare(read, data, "coverage")
