@@ -85,7 +85,7 @@ class Importance(NamedTuple):
             outputs.append(layer.edge_outputs(state))
             scaled.append(outputs[-1] * factor.unsqueeze(-1))
             units.append(unit)
-        return cls(attribution(scaled, units).edges, inputs, outputs)
+        return cls(attribution(scaled, units), inputs, outputs)
 
     def share(self, edge: Edge) -> float:
         """Gives the attribution of an edge."""

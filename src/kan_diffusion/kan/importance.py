@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -98,20 +98,8 @@ def _passed(layers: Sequence[EdgeLayer], x: Tensor) -> tuple[list[Tensor], list[
     return outputs, units[1:]
 
 
-class Attribution(NamedTuple):
-    """How much of the outputs goes back to each edge and unit.
-
-    Attributes:
-        edges: B of each layer, with shape (out, in).
-        units: A of the inputs with shape (widths[0],), then of each hidden layer's units.
-    """
-
-    edges: tuple[Tensor, ...]
-    units: tuple[Tensor, ...]
-
-
 @torch.no_grad()
-def attribution(layers: Sequence[Tensor], units: Sequence[Tensor]) -> Attribution:
+def attribution(layers: Sequence[Tensor], units: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Follows the outputs' variation backward through the network.
 
     Args:
@@ -120,17 +108,17 @@ def attribution(layers: Sequence[Tensor], units: Sequence[Tensor]) -> Attributio
         units: Values of the units that the edges enter, (n, out) each.
 
     Returns:
-        The attribution of every edge, input and hidden unit.
+        The attribution B of the edges of each layer, with shape (out, in).
     """
     edges: list[Tensor] = []
-    scores = [torch.ones_like(units[-1][0])]
+    score = torch.ones_like(units[-1][0])
     for outputs, entered in zip(reversed(layers), reversed(units), strict=True):
         spread = entered.std(0)
         # A constant unit passes nothing on, even if it has edges that vary and cancel.
-        share = scores[0] / spread.clamp(min=_TINY) * (spread > _TINY)
+        share = score / spread.clamp(min=_TINY) * (spread > _TINY)
         edges.insert(0, outputs.std(0) * share.unsqueeze(-1))
-        scores.insert(0, edges[0].sum(0))
-    return Attribution(tuple(edges), tuple(scores[:-1]))
+        score = edges[0].sum(0)
+    return tuple(edges)
 
 
 @torch.no_grad()
@@ -167,7 +155,7 @@ def pruned(network: Network, x: Tensor, share: float = 0.03) -> Network:
             f"edges are measured on at least two inputs with finite outputs, better hundreds; of "
             f"{len(units[-1])} given, {int(units[-1].isfinite().all(1).sum())} are such"
         )
-    kept = [edges >= share for edges in attribution(outputs, units).edges]
+    kept = [edges >= share for edges in attribution(outputs, units)]
     ends = kept[0].new_ones(kept[0].shape[1]), kept[0].new_ones(len(kept[-1]))
     for _ in range(2 * len(kept)):  # what a unit loses, its neighbours lose, up and down
         hidden = [enter.any(1) & leave.any(0) for enter, leave in pairwise(kept)]
