@@ -118,6 +118,13 @@ def _steps():
     return frame.assign(few=few, any=few + rng.integers(0, 40, 900))
 
 
+def _spans():
+    """Two ends, the first before the second, and their sum, which does not say so."""
+    rng = np.random.default_rng(0)
+    low, length = rng.integers(0, 60, 900), rng.integers(0, 30, 900)
+    return pd.DataFrame({"low": low, "high": low + length, "both": 2 * low + length})
+
+
 def _sum(dtype):
     """Numbers whose sum has hardly room in a dtype."""
     rng = np.random.default_rng(0)
@@ -209,6 +216,7 @@ FRAMES = {
     "hour of both": _hour_of_both(),
     "deliveries": _deliveries(),
     "halves": _halves(),
+    "spans": _spans(),
     "steps": _steps(),
     "steps, reversed": _steps().iloc[:, ::-1],
     **{f"sum in {dtype}": _sum(dtype) for dtype in ("int8", "Int8", "int8[pyarrow]")},
@@ -236,6 +244,7 @@ ALWAYS = {
     "halves": {
         "2*half=total", "a+b+c=total", "0.4*fee=nights", "nights+arrival=leave", "wide*long=area",
     },
+    "spans": {"low<=high", "low+high=both"},
     "steps": {"day<=stop", "stop<=due", "few<=any"},
     "sum": {"a+b=c"},
     "stays": {"arrival+nights=leave", "start+minutes/1440=end", "start+0.0625=later"},
@@ -663,7 +672,7 @@ def test_rows_obey_whatever_is_given(name, cells):
     pd.testing.assert_frame_equal(rows[[*cells]], given.astype(rows[[*cells]].dtypes))
 
 
-@pytest.mark.parametrize("name", ["orders", "places", "dates", "planted", "bill", "tree"])
+@pytest.mark.parametrize("name", ["orders", "places", "dates", "planted", "bill", "tree", "spans"])
 def test_gaps_are_filled_with_what_obeys(name):
     rows = FRAMES[name].sample(5_000, replace=True, random_state=1, ignore_index=True)
     gaps = rows.mask(np.random.default_rng(3).random(rows.shape) < 0.6)

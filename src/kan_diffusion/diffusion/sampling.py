@@ -438,7 +438,7 @@ class SamplePipeline(DiffusionPipeline):
         """
         scheduler = _of_process(self.scheduler, self.process)
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-            # Without them, the last of its steps would be that from the first timestep alone.
+            # Even steps down to 0: by itself it would begin the last one at the first noise level.
             sigmas = np.linspace(1, 1 / num_steps, num_steps)
             scheduler.set_timesteps(sigmas=sigmas.tolist(), device=self.device)
         else:

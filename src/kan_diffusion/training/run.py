@@ -73,7 +73,7 @@ def penalised_layers(module: nn.Module) -> list[EdgeLayer]:
         raise KanDiffusionError(
             f"sparsifying is for the edges of KAN layers, and {type(module).__name__} has "
             "none (those of gated layers are no functions of one input); leave it out or "
-            "choose another family, such as 'full-kan'"
+            "choose another family, such as 'full-kan' for points"
         )
     return layers
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Annotated
 
+import numpy as np
 from pydantic import SerializeAsAny
 
 from kan_diffusion.errors import DataError, listed
@@ -38,6 +39,7 @@ RULES: dict[str, type[Rule]] = {
 }
 """Rules by name, in the order in which they are found."""
 
+_MOST_SHUFFLED = 2_000  # rows that tell whether one rule implies another
 _NEARLY_ALWAYS = 0.95  # share of rows that keep a rule beside which another says nothing new
 
 AnyRule = Annotated[SerializeAsAny[Rule], of_kind("rule", RULES)]
@@ -62,7 +64,7 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
     rules: list[Rule] = []
     behind: dict[int, set[int]] = {}  # what each dependent column follows from, and that in turn
     roots = {place: {place} for place in range(len(rows.columns))}  # and what it nearly always does
-    known: list[set[int]] = []
+    known: list[Rule] = []
     names: list[str] = []
     left_out = 0
     found = [rule for kind in RULES.values() for rule in kind.find(rows)]
@@ -80,7 +82,10 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
             rules += [] if places & {*behind} or not _has_room(rules, rule) else [rule]
             continue
         choices, is_weak = rule.choices(rows), rule.kept < _NEARLY_ALWAYS
-        is_known = (is_weak or not choices[0]) and any(each >= places for each in known)
+        beside = [each for each in known if places.issubset(each.places)]
+        is_known = bool(beside) and is_weak
+        if not choices[0]:  # it tells no column
+            is_known = any(_implies(each, rule, rows) for each in beside)
         if is_known or len(set().union(*(roots[place] for place in places))) < 2:
             continue
         free = (each for each in choices if _is_free(rule, each, behind))
@@ -89,11 +94,12 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
         if not _has_room(rules, rule):
             left_out += 1
             continue
-        rules.append(rule.model_copy(update={"dependent": dependent}))
+        rule = rule.model_copy(update={"dependent": dependent})
+        rules.append(rule)
         parts = places.difference(dependent)
         _follow(behind, dependent, _behind(parts, behind))
         if dependent and not is_weak:
-            known.append(places)
+            known.append(rule)
             if not rule.is_rounded:
                 _follow(roots, dependent, set().union(*(roots[place] for place in parts)))
                 roots = {place: each.difference(dependent) for place, each in roots.items()}
@@ -103,6 +109,23 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
         if name not in names:
             raise DataError(f"there is no rule '{name}'; known: {listed(names) or 'none'}")
     return tuple(sorted(joined(rules), key=lambda rule: _order_kept(rule, behind)))
+
+
+def _implies(relation: Rule, rule: Rule, rows: Rows) -> bool:
+    """Whether a rule of columns of a relation holds as often where the relation alone is kept.
+
+    Its rows are those whose columns are shuffled, and what depends on them follows.
+    """
+    random = np.random.default_rng(0)
+    known = np.flatnonzero(rows.known(relation.places))
+    some = rows.take(random.permutation(known)[:_MOST_SHUFFLED], relation.places)
+    num = min(len(known), _MOST_SHUFFLED)
+    for place in {*relation.places}.difference(relation.dependent):
+        some = some.take(random.permutation(num), [place])
+    stays = np.ones((num, len(rows.columns)), dtype=bool)
+    stays[:, [*relation.dependent]] = False
+    relation.untell(some, Broken(np.arange(num), stays))
+    return not (relation.holds(some) & ~rule.holds(some)).mean() > 1 - rule.kept
 
 
 def _order_kept(rule: Rule, behind: dict[int, set[int]]) -> int:
