@@ -128,6 +128,12 @@ def test_samplers_start_from_pure_noise_where_the_process_does_not_reach_it(name
     assert float(_samples(pipeline, 4000, 100).std()) == pytest.approx(1, abs=0.03)
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_single_step_from_noise_ends_at_the_mean(name):
+    samples = _samples(_exact(name), 50, 1)
+    torch.testing.assert_close(samples, torch.zeros_like(samples), rtol=0, atol=0.01)
+
+
 def test_every_step_of_flow_matching_goes_as_far():
     times = []
     keep = lambda pipeline, step, time, given: times.append(float(time))  # noqa: E731

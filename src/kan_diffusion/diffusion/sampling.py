@@ -437,6 +437,8 @@ class SamplePipeline(DiffusionPipeline):
         Multistep schedulers carry state from step to step, so each batch has a fresh one.
         """
         scheduler = _of_process(self.scheduler, self.process)
+        if num_steps == 1 and scheduler.config.get("timestep_spacing") == "linspace":
+            scheduler.register_to_config(timestep_spacing="trailing")  # not at the first timestep
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
             # Even steps down to 0: by itself it would begin the last one at the first noise level.
             sigmas = np.linspace(1, 1 / num_steps, num_steps)
