@@ -98,6 +98,7 @@ def test_csv_dialects(tmp_path):
         ("x;y\n1,500;2\n999;3\n", ["x", "y"], [[1500, 2], [999, 3]], ","),
         ("x;y\n1,500;2\n999;3\n", ["x", "y"], [[1.5, 2], [999, 3]], "."),
         ("x,y\n1 500,2\n12,3\n", ["x", "y"], [[1500, 2], [12, 3]], " "),
+        ("x;y\n1\u202f500,5;2\n12;1\u00a0000\n", ["x", "y"], [[1500.5, 2], [12, 1000]], " "),
     ):
         table = read_frame(str(written(tmp_path, text)), thousands="".join(mark))
         expected = pd.DataFrame(rows, columns=columns)
@@ -202,6 +203,14 @@ def test_the_share_of_words_among_numbers_decides_whatever_the_order_of_rows(tmp
         (["V57"] * 12, None),
         (["unknown"] * 101, None),
         (["1.234,56"], "holds '1.234,56'; .*name the mark of thousands '.'"),
+        (["1 234"] * 200, "holds '1 234'; .*name the mark of thousands ' '"),
+        (["12’345.60", "2’000"], "holds '12’345.60'; .*name the mark of thousands '’'"),
+        (["1\u202f234,5"], "holds .*name the mark of thousands ' '"),
+        (
+            ["(3.50)"] * 9,
+            "holds '.3.50.'; correct the 9 such cells .*write what is below zero with a minus",
+        ),
+        (["412 34 56"] * 200, None),
     ):
         for cells in (ages + words, words + ages, [*ages[:50], *words, *ages[50:]]):
             path = written(tmp_path, "\n".join(["x;y", *(f"{cell};1" for cell in cells)]))

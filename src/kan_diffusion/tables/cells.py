@@ -47,6 +47,8 @@ _MARKED = (  # with marks of thousands, or with a comma where columns are separa
     r"^[+-]?(?:[0-9]+,[0-9]+|[0-9]{1,3}"
     r"(?:(?:\.[0-9]{3})+(?:,[0-9]+)?|(?:,[0-9]{3})+(?:\.[0-9]+)?))$"
 )
+_SPACES = " '_\u2019\u00a0\u202f"
+_SPACED = rf"^[+-]?[1-9][0-9]{{0,2}}(?:[{_SPACES}][0-9]{{3}})+(?:[.,][0-9]+)?$"
 _AMOUNT_DIGITS = r"[+-]?[0-9][0-9.,]*"
 _AMOUNT = rf"([^0-9A-Za-z.,+/_-]*){_AMOUNT_DIGITS}([^0-9.,+/_-]*)"  # letters before it are codes
 _CODE = r"^[A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
@@ -121,8 +123,8 @@ class CellReader:
             return Typed(pa.chunked_array([pa.nulls(len(text), pa.float64())]))
         written = known
         if self.thousands:
-            grouped = _GROUPED.format(mark=re.escape(self.thousands))
-            bare = pc.replace_substring(known, self.thousands, "")
+            mark = _mark(self.thousands)
+            grouped, bare = _GROUPED.format(mark=mark), pc.replace_substring_regex(known, mark, "")
             written = pc.if_else(pc.match_substring_regex(known, grouped), bare, known)
         pointed = pc.replace_substring(written, ",", ".") if self.commas else written
         numbers = pc.match_substring_regex(pointed, _NUMBER)
@@ -166,6 +168,9 @@ class CellReader:
         count = len(cells) - cells.null_count
         marked = pc.and_(pc.match_substring_regex(cells, _MARKED), pc.invert(numbers))
         words = pc.invert(pc.or_(numbers, marked))
+        if pc.all(pc.match_substring_regex(cells.filter(words), _SPACED)).as_py():
+            marked = pc.or_(marked, words)
+            words = pc.invert(pc.or_(numbers, marked))
         codes = pc.and_(words, pc.match_substring_regex(cells, _CODE))
         if kind != "number" and _count(words) > _MANY_WORDS * count:
             if kind is None and (unit := _unit(cells)):
@@ -187,13 +192,16 @@ class CellReader:
         cell = max(counts, key=lambda each: each["counts"])["values"]  # of several the first
         row, shown = pc.index(cells, value=cell).as_py(), _shown(cell)
         which = "the cell" if len(odd) == 1 else f"the {len(odd):,} such cells"
-        mark = "." if self.commas else ","
-        if _count(words) > _MANY_WORDS * count:
+        marks = " ", "'", "_", "\u2019", "." if self.commas else ","
+        grouped = (m for m in marks if re.match(_GROUPED.format(mark=_mark(m)), cell))
+        if (mark := next(grouped, None)) is not None:
+            remedy = f"name the mark of thousands '{mark}'"
+        elif re.fullmatch(rf"\({_AMOUNT_DIGITS}\)", cell):
+            remedy = "write what is below zero with a minus"
+        elif _count(words) > _MANY_WORDS * count:
             remedy = "remove what is no part of its number, such as a unit"
         elif _count(words):
             remedy = f"call '{shown}' a word for gaps ('missing')"
-        elif re.match(_GROUPED.format(mark=re.escape(mark)), cell):
-            remedy = f"name the mark of thousands '{mark}'"
         else:
             remedy = "write decimal points or separate cells by semicolons"
         raise DataError(
@@ -201,6 +209,11 @@ class CellReader:
             f"correct {which} (numbers have decimal points and no marks of thousands), {remedy}, "
             "or call the column a category (a header line has no number in any cell)"
         )
+
+
+def _mark(thousands: str) -> str:
+    """Returns the pattern of a mark of thousands; a space is any, since they look alike."""
+    return "[ \u00a0\u202f]" if thousands.isspace() else re.escape(thousands)
 
 
 def is_number(cell: str) -> bool:
