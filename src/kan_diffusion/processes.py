@@ -157,15 +157,12 @@ class Process(Settings):
             sigma = steps / self.num_timesteps
             return 1 - sigma, sigma
         signal = self.scheduler().alphas_cumprod.double()
-        same = (torch.cat([torch.ones(1), signal]).diff() >= 0).nonzero()
-        if len(same) > 0:
-            step = int(same[0])
-            beta = "beta_start" if self.schedule == "constant" or step == 0 else "beta_end"
-            remedy = f"{'raise' if signal[step] > 0.5 else 'lower'} {beta}"
+        falls = torch.cat([torch.ones(1), signal]).diff() < 0
+        if len(wrong := (~(falls & (signal > 0))).nonzero()):
             raise KanDiffusionError(
-                f"process '{self.name}' adds no noise at timestep {step:,} of "
-                f"{self.num_timesteps:,} that single precision could tell; {remedy} or "
-                "take fewer timesteps"
+                f"process '{self.name}' adds no noise at timestep {int(wrong[0]):,} of "
+                f"{self.num_timesteps:,} that single precision could tell; choose betas further "
+                "from 0 and 1, or fewer timesteps"
             )
         return signal.sqrt(), (1 - signal).sqrt()
 

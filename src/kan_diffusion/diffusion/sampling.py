@@ -88,9 +88,8 @@ _OF_ONE_SAMPLER: Mapping[type[SchedulerMixin], Mapping[str, object]] = {
     # end up too close together.
     DPMSolverMultistepScheduler: {"use_lu_lambdas": True},
     # Heun's method steps in sigma / alpha, which near pure noise grows a thousandfold within a few
-    # timesteps: steps even in its logarithm are stable, steps even in time are not. It ends at the
-    # last of its timesteps, which is the first of the process only with "linspace".
-    HeunDiscreteScheduler: {"use_exponential_sigmas": True, "timestep_spacing": "linspace"},
+    # timesteps: steps even in its logarithm are stable, steps even in time are not.
+    HeunDiscreteScheduler: {"use_exponential_sigmas": True},
     UniPCMultistepScheduler: {"use_exponential_sigmas": True},
     PNDMScheduler: {"skip_prk_steps": True},  # the first of which divides by hardly any signal
 }
@@ -437,8 +436,6 @@ class SamplePipeline(DiffusionPipeline):
         Multistep schedulers carry state from step to step, so each batch has a fresh one.
         """
         scheduler = _of_process(self.scheduler, self.process)
-        if num_steps == 1 and scheduler.config.get("timestep_spacing") == "linspace":
-            scheduler.register_to_config(timestep_spacing="trailing")  # not at the first timestep
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
             # Even steps down to 0: by itself it would begin the last one at the first noise level.
             sigmas = np.linspace(1, 1 / num_steps, num_steps)

@@ -148,7 +148,8 @@ class ParameterVector:
         pairs = zip(self._gradients, self._parameters, strict=True)
         present = [(view, each.grad) for view, each in pairs if each.grad is not None]
         self.gradient.zero_()
-        torch._foreach_copy_([view for view, _ in present], [grad for _, grad in present])
+        if present:
+            torch._foreach_copy_([view for view, _ in present], [grad for _, grad in present])
         for parameter in self._parameters:
             parameter.grad = None
 
