@@ -45,6 +45,7 @@ from kan_diffusion.training.loop import train
 COVARIANCE = [[0.1, 0.05], [0.05, 0.2]]
 DENSITY = GaussianMixture([[-1.0, -0.3], [1.0, 0.3]], covariances=[COVARIANCE, COVARIANCE])
 NUM = 1500
+WIDE = torch.ones(1, 2, dtype=torch.float64)
 COSINE, FLOW = get_process("cosine"), get_process("flow")
 
 
@@ -318,6 +319,7 @@ def test_samplers_fit_their_process_and_what_cannot_be_drawn_is_refused():
         (lambda: pipeline(4, generator=[seeded()] * 3), "a list of 4, one a sample, not of 3"),
         (lambda: pipeline(4, generator=3), r"such as torch.Generator\(\).manual_seed\(0\), not 3"),
         (lambda: pipeline(1, observed=[[math.inf, 0]]), "observed holds infinite values"),
+        (lambda: pipeline(1, observed=1e39 * WIDE), "observed holds infinite values"),
         (lambda: PointDiffusionPipeline(pipeline.denoiser, COSINE, columns=[1, 2]), "as text"),
         (lambda: PointDiffusionPipeline(pipeline.denoiser, COSINE, scheduler="x"), "unknown sch"),
         (lambda: pipeline(5, observed=torch.zeros(5, 2)), "not built for observed coordinates"),
@@ -345,6 +347,8 @@ def test_a_denoiser_of_another_process_is_trained_judged_and_drawn_from_nowhere(
         ):
             with refused(message):
                 call()
+    network.register_to_config(num_train_timesteps=None)  # one of one's own may say nothing
+    assert PointDiffusionPipeline(network, short).process == short
     renamed = get_process("ddpm").model_copy(update={"name": "mine", "loss": "huber"})
     assert PointDiffusionPipeline(normal, renamed).process == renamed
 

@@ -127,6 +127,13 @@ def test_functions_start_as_they_are_told(start, targets, settings, bound):
         assert float(error) < bound * float(wanted.square().mean().sqrt())
 
 
+def test_functions_that_come_one_by_one_are_there_at_every_reset():
+    module = LearnedFunctions(2, functions=2, initial=iter([torch.sin, torch.tanh]))
+    before = module.coefficients.detach().clone()
+    module.reset_parameters(seeded(0))
+    torch.testing.assert_close(module.coefficients, before, rtol=0, atol=0.2)
+
+
 REFUSED = [
     ({"in_features": 0}, "in_features must be a whole number, at least 1, not 0"),
     ({"functions": 0}, "functions must be a whole number, from 1 to 11, not 0; or raise grid_size"),

@@ -310,6 +310,7 @@ POINTS = pd.DataFrame(
         ("x,y\n1,2\n3\n4,5\n", r"wrong number of values.* \(1 for 2 columns\): '3'"),
         ("x,y\n1,2\n3,4,5\n", r"wrong number of values.* \(3 for 2 columns\)"),
         ("# by hand\nx,y\n1,2\n", "wrong number .*; delete all lines above the one with the names"),
+        ("x\n1,5\n2,5\n", "wrong number .*; .*put cells with commas in quotation marks"),
         ("sep=;\nx;y\n1;2\n", "begins with a line for Excel, 'sep=;'; delete it"),
         ("x,x\n1,2\n3,4\n", "same name: 'x'"),
         (b"x,y\n1,2\n3,\xff\xfe4\n", r"not UTF-8 text \(line 3\)"),

@@ -80,6 +80,8 @@ def test_a_vector_is_trained_like_the_parameters_it_stands_for(max_norm):
     ours.first.weight.sum().backward()
     vector.collect_gradients()
     assert float(vector.vector.grad.abs().sum()) == 15
+    vector.collect_gradients()
+    assert not vector.vector.grad.any()
     # What fills the gaps between parameters is still zero.
     used = torch.zeros_like(vector.vector)
     for part in vector.split(used):

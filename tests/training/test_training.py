@@ -456,3 +456,6 @@ def test_unusable_configurations_are_refused(wrong):
 def test_weights_in_another_precision_are_refused():
     with refused("trained in torch.float32 and these are torch.float64; call denoiser.float"):
         trained(small().double())
+    partly = small()
+    partly.frozen = torch.nn.Linear(2, 2).requires_grad_(requires_grad=False).bfloat16()
+    assert trained(partly).ending == "finished"

@@ -149,7 +149,7 @@ class Denoiser(ModelMixin, ConfigMixin):
             KanDiffusionError: It was built for another number of timesteps or, if it has a process,
                 as formulas do, for another one.
         """
-        steps = self.config.get("num_train_timesteps", process.num_timesteps)
+        steps = self.config.get("num_train_timesteps") or process.num_timesteps
         if steps != process.num_timesteps:
             raise KanDiffusionError(
                 f"this {type(self).__name__} was built for {steps:,} timesteps, and process "
@@ -174,7 +174,14 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     @classmethod
     def without_effect(cls, settings: Mapping[str, object]) -> dict[str, str]:
-        """Returns the settings that would have no effect among others, each with what it needs."""
+        """Says which settings have no effect beside the others.
+
+        Args:
+            settings: All settings by name.
+
+        Returns:
+            What each of these settings needs, by its name; nothing unless a class says so.
+        """
         return {}
 
     @property

@@ -394,11 +394,11 @@ def build_denoiser(
             f"settings of family '{kind.name}': {repeated[0]} follows from the shape; leave it out"
         )
     options |= size
-    idle = kind.denoiser_class.without_effect(options)
-    for name in (settings or {}).keys() & idle.keys():
+    needed = kind.denoiser_class.without_effect(options)
+    if idle := sorted(needed.keys() & (settings or {}).keys()):  # others are the family's own
         raise KanDiffusionError(
-            f"settings of family '{kind.name}': {name} needs {idle[name]}; set it, too, or leave "
-            f"out {name}"
+            f"settings of family '{kind.name}': {idle[0]} needs {needed[idle[0]]}; set it, too, or "
+            f"leave out {idle[0]}"
         )
     given = {key: size for key, size in (("params", params), ("flops", flops)) if size is not None}
     if len(given) + (hidden is not None) != 1:

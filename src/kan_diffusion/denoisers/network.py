@@ -316,13 +316,12 @@ class NetworkDenoiser(PointDenoiser):
 
     @classmethod
     def without_effect(cls, settings: Mapping[str, object]) -> dict[str, str]:
-        """Returns the settings that would have no effect, see :meth:`.Denoiser.without_effect`."""
-        missing = {
-            name: " or ".join(others)
-            for name, others in _NEEDS.items()
-            if not any(settings.get(other) for other in others)
+        """Says which settings have no effect, see :meth:`.Denoiser.without_effect`."""
+        return {
+            name: " or ".join(needed)
+            for name, needed in _NEEDS.items()
+            if name in settings and not any(settings.get(other) for other in needed)
         }
-        return {name: missing[name] for name in settings if name in missing}
 
     def _inputs(self, points: Tensor, steps: Tensor) -> tuple[Tensor, Tensor | None]:
         """Inputs (n, in) of the first layer, and the code of the timestep if there is one."""

@@ -395,7 +395,7 @@ class SamplePipeline(DiffusionPipeline):
         notify: Callable[[int, Tensor, Tensor], Tensor],
     ) -> Tensor:
         """Draws one batch of standardised samples with shape (num_samples, *shape)."""
-        scheduler = self._begun_scheduler(num_inference_steps)
+        scheduler = self._fresh_scheduler(num_inference_steps)
         options = {}
         if "generator" in inspect.signature(scheduler.step).parameters:
             options["generator"] = generator
@@ -430,7 +430,7 @@ class SamplePipeline(DiffusionPipeline):
         observed = conditions.get("observed")
         return sample if observed is None else torch.where(observed.isnan(), sample, observed)
 
-    def _begun_scheduler(self, num_steps: int) -> SchedulerMixin:
+    def _fresh_scheduler(self, num_steps: int) -> SchedulerMixin:
         """Makes a scheduler that stands before its first step.
 
         Multistep schedulers carry state from step to step, so each batch has a fresh one.
@@ -561,7 +561,7 @@ class PointDiffusionPipeline(SamplePipeline):
         """
         conditions: dict[str, Tensor] = {}
         if observed is not None:
-            observed = torch.as_tensor(observed)
+            observed = torch.as_tensor(observed).to(self.device, self.denoiser.dtype)
             if observed.isinf().any():
                 raise KanDiffusionError(
                     "observed holds infinite values; give finite ones, NaN where a coordinate is "
@@ -572,7 +572,7 @@ class PointDiffusionPipeline(SamplePipeline):
                     f"observed must have shape {(num_samples, *self.denoiser.sample_shape)}, NaN "
                     f"where a coordinate is to be drawn, not {tuple(observed.shape)}"
                 )
-            conditions["observed"] = observed.to(self.device, self.denoiser.dtype)
+            conditions["observed"] = observed
         drawn = self._draw_all(
             num_samples,
             num_inference_steps,

@@ -145,7 +145,7 @@ class BasisLayer(Constants):
         if not 0 < rate < math.inf:
             raise KanDiffusionError(f"rate must be a positive number, not {rate}")
         self.functions, self.noise, self.rate = functions, noise, rate
-        self.initial = initial
+        self.initial = initial if isinstance(initial, str) else tuple(initial)
         shape = functions, basis.in_features, basis.num_functions
         self.coefficients = nn.Parameter(basis.grid_step.new_empty(shape))
 
@@ -179,9 +179,9 @@ class BasisLayer(Constants):
         (low, high), initial = self.basis.grid_range, self.initial
         if isinstance(initial, str):
             known = look_up("initial functions", initial, INITIAL_FUNCTIONS)
-            chosen = known(functions, high - low)
+            chosen = tuple(known(functions, high - low))
         else:
-            chosen = list(initial)
+            chosen = initial
         if len(chosen) != functions:
             raise KanDiffusionError(
                 f"initial is {len(chosen)} functions and there are {functions}; give one for each"

@@ -159,7 +159,7 @@ def _texts(
 
 
 def trial_table(results: Results) -> pd.DataFrame:
-    """Lists the trials with all columns that hold a value, as numbers that scripts can read, too.
+    """Lists the trials as texts of raw numbers, which scripts can read, under heads in words.
 
     Args:
         results: The study.
@@ -167,7 +167,7 @@ def trial_table(results: Results) -> pd.DataFrame:
     Returns:
         One row for each trial: ``data``; ``process`` if there are several; ``match`` and ``budget``
         if the study has them; ``model``, ``seed``, ``state`` ("done" or "failed"), every number
-        that was measured, and ``trial``.
+        that was measured in a trial, such as ``FLOPs``, and ``trial``.
     """
     rows = results.rows.rename(columns={"name": "model"})
     rows["state"] = np.where(rows["failed"], "failed", "done")

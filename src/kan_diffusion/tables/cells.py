@@ -47,8 +47,9 @@ _MARKED = (  # with marks of thousands, or with a comma where columns are separa
     r"^[+-]?(?:[0-9]+,[0-9]+|[0-9]{1,3}"
     r"(?:(?:\.[0-9]{3})+(?:,[0-9]+)?|(?:,[0-9]{3})+(?:\.[0-9]+)?))$"
 )
-_SPACES = " '_\u2019\u00a0\u202f"
-_SPACED = rf"^[+-]?[1-9][0-9]{{0,2}}(?:[{_SPACES}][0-9]{{3}})+(?:[.,][0-9]+)?$"
+_MARKS = " '_\u2019"  # of thousands, which mark no decimals
+_SPACES = "[ \u00a0\u202f]"  # which look alike
+_SPACED = rf"^[+-]?[1-9][0-9]{{0,2}}(?:(?:{_SPACES}|[{_MARKS}])[0-9]{{3}})+(?:[.,][0-9]+)?$"
 _AMOUNT_DIGITS = r"[+-]?[0-9][0-9.,]*"
 _AMOUNT = rf"([^0-9A-Za-z.,+/_-]*){_AMOUNT_DIGITS}([^0-9.,+/_-]*)"  # letters before it are codes
 _CODE = r"^[A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
@@ -192,7 +193,7 @@ class CellReader:
         cell = max(counts, key=lambda each: each["counts"])["values"]  # of several the first
         row, shown = pc.index(cells, value=cell).as_py(), _shown(cell)
         which = "the cell" if len(odd) == 1 else f"the {len(odd):,} such cells"
-        marks = " ", "'", "_", "\u2019", "." if self.commas else ","
+        marks = [*_MARKS, "." if self.commas else ","]
         grouped = (m for m in marks if re.match(_GROUPED.format(mark=_mark(m)), cell))
         if (mark := next(grouped, None)) is not None:
             remedy = f"name the mark of thousands '{mark}'"
@@ -212,8 +213,8 @@ class CellReader:
 
 
 def _mark(thousands: str) -> str:
-    """Returns the pattern of a mark of thousands; a space is any, since they look alike."""
-    return "[ \u00a0\u202f]" if thousands.isspace() else re.escape(thousands)
+    """Returns the pattern of a mark of thousands; a space is any."""
+    return _SPACES if thousands.isspace() else re.escape(thousands)
 
 
 def is_number(cell: str) -> bool:
@@ -259,7 +260,7 @@ def _grouped(cells: pa.ChunkedArray, mark: str) -> str:
 
 
 def _unit(cells: pa.ChunkedArray) -> str:
-    """Returns what stands before or after the number of each cell, if it is the same; else ""."""
+    """Returns the unit of numbers, such as "%", if the same stands in each cell; else ""."""
     first = re.fullmatch(_AMOUNT, cells.drop_null()[0].as_py())
     if first is None:
         return ""

@@ -293,7 +293,10 @@ def _split(path: Path, text: bytes, delimiter: str, names: Sequence[str]) -> lis
             where = "" if row.number is None else f" in line {row.number}"
             remedy = "correct that line, and close its quotation marks"
             if row.expected_columns == 1:
-                remedy = "delete all lines above the one with the names of columns"
+                remedy = (
+                    "delete all lines above the one with the names of columns, or put cells with "
+                    "commas in quotation marks"
+                )
             problem = (
                 f"has the wrong number of values{where} ({row.actual_columns} for "
                 f"{row.expected_columns} columns): '{shown}'; {remedy}"

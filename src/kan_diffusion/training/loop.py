@@ -198,7 +198,8 @@ def _require_trainable(
     denoiser: Denoiser, config: TrainingConfig, samples: Mapping[str, Tensor | None]
 ) -> None:
     """Checks weights, samples by their names, and what does not fit the settings."""
-    if others := {weights.dtype for weights in denoiser.parameters()} - {torch.float32}:
+    trained = (weights.dtype for weights in denoiser.parameters() if weights.requires_grad)
+    if others := {*trained} - {torch.float32}:
         raise KanDiffusionError(
             f"weights are trained in torch.float32 and these are {others.pop()}; call "
             "denoiser.float() first, and change their precision afterwards"

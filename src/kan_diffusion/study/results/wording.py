@@ -109,7 +109,8 @@ def _judged(verdict: Verdict) -> str:
     """Compares the best KAN and the best MLP, or the best two of models without a verdict."""
     difference, measure = verdict.difference, MEASURES[verdict.measure]
     if difference is None and verdict.contest:
-        lost = "MLP" if {*verdict.of_kind("kan")} & verdict.means.keys() else "KAN"
+        has_kan = any(name in verdict.means for name in verdict.of_kind("kan"))
+        lost = "MLP" if has_kan else "KAN"
         return f"no {lost} finished half of its {verdict.num_seeds} seeds: undecided."
     if difference is None:
         for name, mean in verdict.means.items():

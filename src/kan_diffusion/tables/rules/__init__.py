@@ -83,8 +83,9 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
             continue
         choices, is_weak = rule.choices(rows), rule.kept < _NEARLY_ALWAYS
         beside = [each for each in known if places.issubset(each.places)]
-        is_known = bool(beside) and is_weak
-        if not choices[0]:  # it tells no column
+        if choices[0]:
+            is_known = is_weak and bool(beside)
+        else:  # it tells no column
             is_known = any(_implies(each, rule, rows) for each in beside)
         if is_known or len(set().union(*(roots[place] for place in places))) < 2:
             continue
@@ -112,9 +113,10 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
 
 
 def _implies(relation: Rule, rule: Rule, rows: Rows) -> bool:
-    """Whether a rule of columns of a relation holds as often where the relation alone is kept.
+    """Whether rows that keep a relation keep a rule of its columns, too, as often as the data.
 
-    Its rows are those whose columns are shuffled, and what depends on them follows.
+    The columns of some rows are shuffled, each by itself, and those that depend on them are
+    computed, so that nothing but the relation and the range of each column holds.
     """
     random = np.random.default_rng(0)
     known = np.flatnonzero(rows.known(relation.places))
@@ -125,7 +127,8 @@ def _implies(relation: Rule, rule: Rule, rows: Rows) -> bool:
     stays = np.ones((num, len(rows.columns)), dtype=bool)
     stays[:, [*relation.dependent]] = False
     relation.untell(some, Broken(np.arange(num), stays))
-    return not (relation.holds(some) & ~rule.holds(some)).mean() > 1 - rule.kept
+    broken = relation.holds(some) & ~rule.holds(some)
+    return bool(broken.mean() <= 1 - rule.kept)
 
 
 def _order_kept(rule: Rule, behind: dict[int, set[int]]) -> int:
