@@ -134,3 +134,5 @@ def test_what_cannot_be_pruned_is_refused():
         pruned(KAN([3, 1]), x.index_fill(0, torch.tensor([2]), math.nan))
     with refused("nn.Sequential of KANLinear is needed, not a Sequential of SharedKANLinear"):
         pruned(torch.nn.Sequential(SharedKANLinear(3, 1, functions=1)), x)
+    with refused("edges are measured on inputs and none is given"):
+        sparsity_penalty(KAN([3, 1]), x[:0])

@@ -71,14 +71,14 @@ def sparsity_penalty(network: nn.Module, x: Tensor) -> Tensor:
 
     Args:
         network: A ``KAN``, a ``KANLinear`` or ``SharedKANLinear``, or an ``nn.Sequential`` of them.
-        x: Inputs with shape (*, in_features); a few hundred are enough, as each layer holds
-            (n, out, in) numbers.
+        x: Inputs with shape (*, in_features), at least one; a few hundred are enough, as each
+            layer holds (n, out, in) numbers.
 
     Returns:
         The penalty, a differentiable number.
 
     Raises:
-        KanDiffusionError: The network has other parts.
+        KanDiffusionError: The network has other parts, or there is no input.
 
     Example:
         >>> from kan_diffusion.kan import KAN, sparsity_penalty
@@ -86,6 +86,8 @@ def sparsity_penalty(network: nn.Module, x: Tensor) -> Tensor:
         >>> loss = (network(x) - x.sum(1, keepdim=True)).square().mean()
         >>> (loss + 1e-2 * sparsity_penalty(network, x)).backward()
     """
+    if x.numel() == 0:
+        raise KanDiffusionError("edges are measured on inputs and none is given; give hundreds")
     return edge_penalty(_passed(layers_of(network, EdgeLayer), x)[0])
 
 

@@ -138,6 +138,7 @@ def run_trial(
     """
     if (result := load_trial(folder, config)) is not None and result.answers(config):
         return result
+    where = resolve_device(device)  # refused before the folder is made
     progress = [] if on_progress is None else [Progress(on_progress)]
     with claimed(folder) if is_main_process() else nullcontext():
         started, pipeline = time.monotonic() - spent_seconds, None
@@ -152,7 +153,7 @@ def run_trial(
                 result, pipeline, curves = train_trial(
                     config,
                     dataset,
-                    device,
+                    str(where),
                     folder=folder,
                     spent_seconds=time.monotonic() - started,
                     callbacks=[recorder, *progress, *callbacks],
@@ -171,7 +172,7 @@ def run_trial(
             (folder / CHECKPOINT).unlink(missing_ok=True)
         if pipeline is None:
             pipeline = _pipeline_of(replace(result, config=config))
-            pipeline.to(resolve_device(device))
+            pipeline.to(where)
         shared = _shared_reference(
             config.data,
             config.process,
