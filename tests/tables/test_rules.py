@@ -507,16 +507,32 @@ def test_a_copy_with_fewer_digits_is_one_in_every_row(cut, order):
             pd.testing.assert_frame_equal(drawn[[*known]], known)
 
 
-@pytest.mark.parametrize("factor", [1.0857, 0.077, 0.055, 7.4599, 2.2, 1.6093, 0.3048, 1 / 12])
-def test_of_factors_that_some_rows_have_the_best_is_taken(factor):
-    net = (np.random.default_rng(0).gamma(2, 50, 1000) + 1).round(2)
-    frame = pd.DataFrame({"net": net, "other": (factor * net).round(2)})
-    named = "net/12=other" if factor == 1 / 12 else f"{factor:g}*net=other"
-    assert named in TableCodec.fit(frame).always
-    drawn = _drawn(TableCodec.fit(frame[["other", "net"]]), 1000)
-    np.testing.assert_allclose(factor * drawn["net"], drawn["other"], atol=0.005 + 0.006 * factor)
-    degrees = pd.DataFrame({"c": net, "f": (1.8 * net + 32).round(1)})
-    assert "1.8*c+32=f" in TableCodec.fit(degrees).always
+@pytest.mark.parametrize(
+    ("digits", "factor", "added", "rounded", "name"),
+    [
+        *((2, f, 0, 2, f"{f:g}*a=b") for f in (1.0857, 0.077, 0.055, 7.4599, 2.2, 1.6093, 0.3048)),
+        (2, 1 / 12, 0, 2, "a/12=b or 12*b=a"),
+        (2, 1.8, 32, 1, "1.8*a+32=b"),
+        (1, 1.8, 32, 1, "1.8*a+32=b"),
+        (2, 0.029, 0.3, 2, "0.029*a+0.3=b"),
+        (0, 1 / 60, 0, 2, "a/60=b or 60*b=a"),
+        (0, 0.0825, 0, 2, "0.0825*a=b"),
+        (0, 2.20462, 0, 1, "2.20462*a=b"),
+        (1, 2.20462, 0, 1, "2.20462*a=b"),
+        (0, 0.621371, 0, 1, "1.60934*b=a"),
+    ],
+)
+def test_what_is_drawn_of_two_units_is_converted_to_the_last_digit(
+    digits, factor, added, rounded, name
+):
+    numbers = (np.random.default_rng(0).gamma(2, 50, 1000) + 10).round(digits)
+    frame = pd.DataFrame({"a": numbers, "b": (factor * numbers + added).round(rounded)})
+    for columns in permutations(frame):
+        codec = TableCodec.fit(frame[[*columns]])
+        assert {*name.split(" or ")} & {*codec.always}
+        drawn = _drawn(codec, 1000)
+        off = (factor * drawn["a"] + added - drawn["b"]).abs() * 10**rounded
+        assert off.max() <= 0.5 + 1e-6
 
 
 def test_what_most_rows_keep_settles_no_cell_against_what_all_keep():

@@ -47,6 +47,7 @@ _MOST_PARTS = 6
 _REMAINING = 0.5  # share of the other rows in which a part is the remainder
 _DENOMINATORS = (1, 10, 12, 60, 100)  # of simple factors, beside decimals and their inverses
 _AS_GOOD = 5e-4  # by which fewer rows may keep a simple factor than the best, if not all do
+_AS_TIGHT = 1.1  # times as loose as another, a simple factor is good enough
 _CLOCK = (1, 24, 1_440, 86_400)  # units of a number of which a day has so many
 _RARELY = 0.1  # share of rows that may break a sum of more than two columns
 _TIMES_KEPT = 5  # as often as by chance, an equation between two columns is kept
@@ -73,8 +74,13 @@ class Linear(NumericRule):
 
     @property
     def is_rounded(self) -> bool:
-        """Whether sums may be off by less than a step of the coarsest column."""
+        """Whether sums may be off by less than a step of one of the columns."""
         return self.slack > 0
+
+    @property
+    def looseness(self) -> float:
+        """How far sums may be off, in steps of the coarsest column."""
+        return self.slack / max(map(abs, self.weights))
 
     def following(self, columns: Sequence[Kind]) -> dict[int, set[int]]:
         """Returns for each of its columns all others, where these leave one value alone."""
@@ -152,9 +158,9 @@ class Linear(NumericRule):
             if i != result:
                 ratio = share / unit
                 (left if ratio > 0 else right).append(_times(abs(ratio), str(part.name)))
-        most, total = max(map(abs, self.weights)), self.total
-        if 2 * self.slack == most - 2:  # digits are cut off
-            total += self.slack if total % most > most / 2 else -self.slack
+        total, cut = self.total, 2 * (self.slack + 1)
+        if self.slack and cut in map(abs, self.weights) and math.gcd(*map(int, self.weights)) == 2:
+            total += self.slack if total % cut > cut / 2 else -self.slack  # digits are cut off
         constant = -float(total / float(unit))
         if constant:
             (left if constant > 0 else right).append(f"{abs(constant):g}")
@@ -193,7 +199,9 @@ class Linear(NumericRule):
                 continue
             best = max(rule.kept for rule, _ in fits)
             enough = best - _AS_GOOD * (best < 1)
-            rule, grown = next(fit for fit in fits if fit[0].kept >= enough)
+            fits = [fit for fit in fits if fit[0].kept >= enough]
+            least = _AS_TIGHT * min(rule.looseness for rule, _ in fits)
+            rule, grown = next(fit for fit in fits if fit[0].looseness <= least)
             yield rule
             seen.add(frozenset(grown))
             are_equal = len(grown) == 2 and {*map(abs, grown.values())} == {1}
@@ -234,13 +242,15 @@ class Linear(NumericRule):
         most = int(max(map(abs, weights)))
         if most == 1 or (exact and exact.kept == 1):
             return exact
-        middle = float(np.median(sums)) / most
-        ways: list[dict[str, object]] = [{"total": round(middle) * most, "slack": most // 2}]
-        # Digits are cut off, so that there are as many below a middle as above it.
-        odd = 2 * math.floor(middle) + 1
-        for end in sorted((odd - 1, odd + 1), key=abs):
-            ways.append({"total": odd * most + end - odd, "slack": most - 1})
-            ways[-1]["weights"] = tuple(2 * weight for weight in weights)
+        ways: list[dict[str, object]] = []
+        for weight in sorted({int(abs(each)) for each in weights} - {1}):  # of a rounded column
+            middle = float(np.median(sums)) / weight
+            ways.append({"total": round(middle) * weight, "slack": weight // 2})
+            # Digits are cut off, so that there are as many below a middle as above it.
+            odd = 2 * math.floor(middle) + 1
+            for end in sorted((odd - 1, odd + 1), key=abs):
+                ways.append({"total": odd * weight + end - odd, "slack": weight - 1})
+                ways[-1]["weights"] = tuple(2 * each for each in weights)
         tests = [rule.model_copy(update=way).tested(rows, random) for way in ways]
         loose = max(filter(None, tests), key=lambda each: each.kept, default=None)
         return loose if loose and (not exact or loose.kept > exact.kept + 0.005) else exact
@@ -327,8 +337,10 @@ class _Search:
         factor = float(x @ y / (x @ x)) if size else 0.0
         if middle is None and not self._is_rounding(one, other, factor):
             return []
-        if self.columns[one].lattice.fine or self.columns[other].lattice.fine:
+        parts = [self.columns[i] for i in (one, other)]
+        if any(part.lattice.fine for part in parts):
             return [Fraction(factor).limit_denominator(d) for d in (1_000, 10**6, 10**9)]
+        factor = _slope(a, b, factor, [float(scale(part)) for part in parts])
         simple = [Fraction(factor).limit_denominator(d) for d in _DENOMINATORS]
         for digits in range(2, 8):
             simple.append(Fraction(f"{factor:.{digits}g}"))
@@ -447,6 +459,23 @@ class _Search:
             terms = {**terms, self.places[others[which]]: Fraction(1 - 2 * turn)}
             result.insert(0, terms)
         return result
+
+
+def _slope(a: np.ndarray, b: np.ndarray, slope: float, steps: Sequence[float]) -> float:
+    """Returns the slope about which b, (n,), is a line of a, (n,), but for rounding of one.
+
+    All rows together leave a narrow range of slopes; where they leave none, it is as estimated.
+    """
+    known = ~np.isnan(a + b) & (a != 0)
+    a, b = a[known], b[known]
+    for half in sorted((abs(slope) * steps[0] / 2, steps[1] / 2)):
+        # What is added is whole steps, or half ones where digits are cut off.
+        added = round(float(np.median(b - slope * a)) / half) * half if len(a) else 0.0
+        ends = np.sort([(b - added - half) / a, (b - added + half) / a], axis=0)
+        low, high = ends[0].max(initial=-np.inf), ends[1].min(initial=np.inf)
+        if low <= high < np.inf:
+            return float(low + high) / 2
+    return slope
 
 
 def _sides(count: int, is_single: bool) -> tuple[np.ndarray, np.ndarray]:
