@@ -156,6 +156,19 @@ def test_any_numbers_become_normal_ones_and_come_back(heaps, scattered, fine):
     assert (np.diff(drawn) >= 0).all()
 
 
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("rest", ["gamma", "normal"])
+def test_the_farthest_rows_beside_a_jump_come_back_in_single_precision(rest, side):
+    for seed in range(30):
+        rng = _rng(seed)
+        steps = {"gamma": rng.gamma(3, 5000, 150), "normal": rng.normal(5000, 1000, 150)}[rest]
+        steps = side * np.append(np.maximum(np.rint(steps), 1), np.zeros(350))
+        fit = fit_jumps(steps, (-0.5, None) if side > 0 else (None, 0.5))
+        for generator in (None, rng):
+            scores = fit.spread(steps, generator).astype(np.float32)
+            assert (fit.inverse(scores.astype(float)) == steps).all()
+
+
 @pytest.mark.parametrize("fine", [False, True])
 def test_probabilities_of_jumps_and_densities_of_the_rest_add_up_to_one(fine):
     numbers = _heaped() if not fine else _heaped() + (_heaped() % 2500 > 0) * _rng().random(N)

@@ -39,7 +39,8 @@ deviations, and no bound within three of the mean.
 Beyond an outermost knot, x is s (exp(c t) - 1) / c away from the knot, where t is the distance in z
 and s = dx/dz at the knot. The tail is linear for curvature c = 0, exponential for c > 0 (heavy
 columns), and approaches a bound without reaching it for c = -s / distance. So nothing piles up at
-the ends, and a column that is never negative stays so.
+the ends, and a column that is never negative stays so. Beside a jump no row is beyond a score of 4:
+the masses of rows farther out are too small for float32 beside that of the jump.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ _ROWS_BETWEEN = 10  # fewest rows between two knots of a hundred or more; twice 
 _TAIL_BODY, _BODY_WIDTH = 1.28, 0.3  # normal score of the outer tenth, and what is compared there
 _MOST_CURVATURE = 4.0
 _NEAR_BOUND = 3.0  # in normal scores
-_FARTHEST = 8.0  # largest normal score of a row
+_FARTHEST, _BESIDE = 8.0, 4.0  # largest normal score of a row, and beside a jump
+_LEAST_TAIL = 0.5  # normal scores of a tail
 _NEAREST = 1e-12  # least width of an interval relative to its neighbour's
 _MOST_BEND = 1.5
 _SMALLEST_SPREAD = 1e-305
@@ -481,13 +483,22 @@ def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 
 def fit_numbers(
-    values: np.ndarray, bounds: Bounds = (None, None), where: str = "", *, is_line: bool = False
+    values: np.ndarray,
+    bounds: Bounds = (None, None),
+    where: str = "",
+    *,
+    is_line: bool = False,
+    farthest: tuple[float, float] = (_FARTHEST, _FARTHEST),
 ) -> JumpMap:
     """Fits the spline of a column's numbers (n,), finite: a line if its shape is mild.
 
-    All values are between the bounds, if there are any, and samples should be; errors call the
-    column ``where``. The line, (x - mean) / std, is taken whatever the shape if it ``is_line``; its
-    knots are so far apart that they differ.
+    Args:
+        values: Shape (n,), finite.
+        bounds: What lies below all values and all samples, and what lies above; None if nothing.
+        where: Name of the column, for errors.
+        is_line: Whether to take the line, (x - mean) / std, whatever the shape; its knots are so
+            far apart that they differ.
+        farthest: Largest normal score of a value on the lower and on the upper side.
 
     Raises:
         DataError: The values are all equal or have a spread below 1e-305.
@@ -510,7 +521,8 @@ def fit_numbers(
     rows = len(z)
     distance = np.abs(ndtr(np.sort(z)) - (np.arange(rows) + 0.5) / rows).max() + 0.5 / rows
     mild = distance <= _MILD_DISTANCE / math.sqrt(rows)
-    if mild and np.abs(z).max() <= _MILD_RANGE and not near.any():
+    is_within = max(-z.min() - farthest[0], z.max() - farthest[1], np.abs(z).max() - _MILD_RANGE)
+    if mild and is_within <= 0 and not near.any():
         return line
     ordered = np.sort(values)
     z = _scores(len(ordered))
@@ -519,8 +531,8 @@ def fit_numbers(
     x, z = x[inside], z[inside]
     if len(x) < 2:
         return line
-    lower = _curvature(-x, -z, -ordered[0], None if low is None else -low)
-    upper = _curvature(x[::-1], z[::-1], ordered[-1], high)
+    lower = _curvature(-x, -z, -ordered[0], None if low is None else -low, farthest[0])
+    upper = _curvature(x[::-1], z[::-1], ordered[-1], high, farthest[1])
     return JumpMap(x=tuple(x.tolist()), z=tuple(z.tolist()), lower=lower, upper=upper)
 
 
@@ -565,12 +577,15 @@ def _rounded(x: np.ndarray) -> np.ndarray:
     return rounded
 
 
-def _curvature(x: np.ndarray, z: np.ndarray, farthest: float, bound: float | None) -> float:
+def _curvature(
+    x: np.ndarray, z: np.ndarray, end: float, bound: float | None, farthest: float
+) -> float:
     """Estimates the curvature of an upper tail: the growth of log dx/dz per unit of z.
 
-    It is that in the body's outer tenth, or larger if a row would be beyond a score of 8. If there
-    is a bound, and no growth or little room, the tail approaches the bound. Knots and scores come
-    with the outermost first.
+    It is that in the body's outer tenth, or larger if the largest value, the ``end``, would be
+    beyond the ``farthest`` score. If there is a bound, and no growth or little room, the tail
+    approaches the bound, unless the end would be beyond that score. Knots and scores come with the
+    outermost first.
     """
     slope = 1 / _slopes(x[::-1], z[::-1])[-1]
     found = 0.0
@@ -582,14 +597,17 @@ def _curvature(x: np.ndarray, z: np.ndarray, farthest: float, bound: float | Non
         found = math.log(slope / before) / (z[0] - (z[inner] + z[next_one]) / 2)
     found = min(max(found, 0.0), _MOST_CURVATURE)
     with np.errstate(over="ignore"):
-        away = min((farthest - x[0]) / slope, LARGEST)
-    if away > _FARTHEST - z[0]:
+        away = min((end - x[0]) / slope, LARGEST)
+    scores = max(farthest - z[0], _LEAST_TAIL)
+    if bound is not None:
+        room = max((bound - x[0]) / slope, 1e-9)
+        is_within = -room * math.log1p(-min(away / room, 1 - 1e-15)) <= scores
+        if (found == 0 or room < _NEAR_BOUND) and is_within:
+            return -1 / room
+    if away > scores:
         found = max(found, 0.1)
-        while math.log1p(found * away) / found > _FARTHEST - z[0]:
+        while math.log1p(found * away) / found > scores:
             found *= 1.2
-    room = np.inf if bound is None else (bound - x[0]) / slope
-    if bound is not None and (found == 0 or room < _NEAR_BOUND):
-        return -1 / max(room, 1e-9)
     return float(f"{found:.3g}")
 
 
@@ -633,10 +651,14 @@ def fit_jumps(
         heaped &= num - counts[heaped].sum() >= _FEWEST_BESIDE
         shared, (low, high) = counts[heaped], bounds
         rest = numbers[~np.isin(numbers, known[heaped])]
+        farthest = (
+            _BESIDE if heaped[known < rest.min()].any() else _FARTHEST,
+            _BESIDE if heaped[known > rest.max()].any() else _FARTHEST,
+        )
         if not fine:
             rest = _spread(rest - np.searchsorted(known[heaped], rest))
             high = None if high is None else high - len(shared)
-        spline |= dict(fit_numbers(rest, (low, high), where))
+        spline |= dict(fit_numbers(rest, (low, high), where, farthest=farthest))
     jumps = {"jumps": known[heaped].tolist(), "shares": rounded_shares(shared / num)}
     return JumpMap.model_validate({**spline, **jumps, "fine": fine})
 
