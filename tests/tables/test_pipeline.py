@@ -102,7 +102,7 @@ def test_an_absent_column_is_a_gap(pipeline):
 
 def test_conditions_that_no_row_can_meet_together_are_refused(pipeline):
     assert "sub->grade" in CODEC.always
-    words = "no row has grade = A, sub = B1: sub->grade holds in all rows; give cells that occur"
+    words = "no row has grade = A, sub = B1: all rows keep sub->grade; give cells that occur"
     with refused(words, DataError):
         pipeline.draw(5, conditions={"grade": "A", "sub": "B1"})
     rows = pipeline.draw(5, conditions={"grade": "A", "sub": "A1"}, generator=seeded())

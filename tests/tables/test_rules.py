@@ -352,20 +352,17 @@ def test_gaps_follow_what_is_given_and_are_filled_where_that_is_asked(caplog):
     assert (codec.decode(drawn, without, gaps=["stove"])["fires"] == 0).all()
     assert not caplog.records
     one = frame[frame["stove"] == "good"].iloc[:1]
-    with refused("no row has fires = 0, stove = good: fires->stove is missing", DataError):
+    with refused("no row has fires = 0, stove = good: all rows keep fires->stove is", DataError):
         codec.require_consistent({"fires": one["fires"] * 0, "stove": one["stove"]})
-    with refused("no row has fires = 2, stove missing: fires->stove is missing", DataError):
+    with refused("no row has fires = 2, stove missing: all rows keep fires->stove is", DataError):
         codec.require_consistent(
             {"fires": one["fires"] * 0 + 2, "stove": one["stove"].mask([True])}
         )
-    with refused("no row has fires = 0, some stove: fires->stove is missing", DataError):
+    with refused("no row has fires = 0, some stove: all rows keep fires->stove is", DataError):
         codec.require_consistent({"fires": one["fires"] * 0}, ["stove"])
     filled = codec.decode(codec.encode(frame, some=True).nan_to_num(), frame)
     assert filled.notna().all(axis=None)
-    assert (
-        "rows have a value, or none, as was asked, where in those trained on fires->stove is"
-        in caplog.text
-    )
+    assert "break fires->stove is missing, since it is given which of these cells" in caplog.text
 
 
 def _together(num=2000, columns=100):
@@ -716,6 +713,24 @@ def test_cells_that_contradict_are_kept_as_given_and_a_line_says_so(caplog):
     pd.testing.assert_frame_equal(codec.decode(coordinates, free), free)
 
 
+def test_a_line_says_what_follows_from_given_cells_and_leaves_its_range(caplog):
+    shares = np.random.default_rng(0).dirichlet([3, 2, 4], 2000)
+    sand, silt = (100 * shares[:, :2]).round(1).T
+    frame = pd.DataFrame({"sand": sand, "silt": silt, "clay": (100 - sand - silt).round(1)})
+    codec = TableCodec.fit(frame)
+    for cells, count in (
+        ({"sand": [60.0, 60.0], "silt": [60.0, 20.0]}, 1),  # of two rows
+        ({"sand": [60.0, 60.0], "silt": [300.0, 20.0]}, 0),  # beyond the range, as asked
+        ({"sand": [60.0, 60.0]}, 0),
+    ):
+        drawn = _drawn(codec, 2, pd.DataFrame(cells))
+        np.testing.assert_allclose(drawn.sum(axis=1), 100)
+        line = f"{count} of 2 rows have clay = -20.0 or so, which follows from their given cells"
+        assert (line in caplog.text) == (count > 0)
+        assert len(caplog.records) == count
+        caplog.clear()
+
+
 def test_cells_that_no_row_has_together_are_refused():
     codec = _codec("orders")
     for cells, shown in (
@@ -723,7 +738,7 @@ def test_cells_that_no_row_has_together_are_refused():
         ({"gross": 9.0, "net": 8.0, "tax": 0.5}, "gross = 9.0, .*"),
     ):
         given = {name: pd.Series([cell]) for name, cell in cells.items()}
-        with refused(f"no row has {shown}: net.tax=gross holds in all rows; give", DataError):
+        with refused(f"no row has {shown}: all rows keep net.tax=gross; give", DataError):
             codec.require_consistent(given)
 
 

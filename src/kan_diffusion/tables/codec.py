@@ -40,7 +40,7 @@ from kan_diffusion.tables.files import (
 )
 from kan_diffusion.tables.kinds import Column, Kind, fit_column
 from kan_diffusion.tables.numbers import Scaling
-from kan_diffusion.tables.rules import AnyRule, Rows, find_rules, obey, settle
+from kan_diffusion.tables.rules import AnyRule, Rows, beyond, find_rules, obey, settle
 from kan_diffusion.tables.seriation import arranged
 
 logger = logging.getLogger("kan_diffusion.tables")
@@ -254,17 +254,8 @@ class TableCodec(Settings):
             (drawn, gaps_drawn), (known, missing) = cells[place], self.columns[place].read(series)
             cells[place] = np.where(missing, drawn, known), gaps_drawn & missing
             fixed[:, place], known_gaps[:, place] = ~missing | (name in gaps), True
-        told = self._told(coordinates)
-        broken = obey(Rows(self.columns, cells), self.rules, told, fixed, known_gaps)
-        of_gaps = [rule.names(self.columns)[0] for rule in self.rules if rule.is_of_gaps]
-        for name, count in broken.items():
-            how = (
-                f"have a value, or none, as was asked, where in those trained on {name}"
-                if name in of_gaps
-                else f"break {name}, which cannot be kept beside their given cells, or not easily; "
-                "give cells that occur together"
-            )
-            logger.warning(f"{count:,} of {len(rows):,} rows {how}")
+        table, told = Rows(self.columns, cells), self._told(coordinates)
+        self._warn_of(obey(table, self.rules, told, fixed, known_gaps), table, fixed)
         parts = zip(self.columns, cells, strict=True)
         frame = pd.concat([column.restore(*values) for column, values in parts], axis=1)
         frame.columns = pd.Index([column.name for column in self.columns])
@@ -280,6 +271,28 @@ class TableCodec(Settings):
         for name, series in cells:
             read[self._place(name)] = self.column(name).read(series)
         return Rows(self.columns, read)
+
+    def _warn_of(self, broken: Mapping[str, int], table: Rows, given: np.ndarray) -> None:
+        """Warns of rows whose given cells, (n, columns), do not go together."""
+        said = []
+        of_gaps = [rule.names(self.columns)[0] for rule in self.rules if rule.is_of_gaps]
+        for name, count in broken.items():
+            how = "which cannot be kept beside their given cells, or not easily"
+            if name in of_gaps:
+                how = "since it is given which of these cells have a value"
+            said.append((count, f"break {name}, {how}"))
+        outside = beyond(table)
+        # A given number may be beyond its range, and what follows from it, too.
+        outside &= ~(outside & given).any(axis=1, keepdims=True)
+        for place in np.flatnonzero(outside.any(axis=0)).tolist():
+            column, values = self.columns[place], table.values(place)[outside[:, place]]
+            low, high, shown = column.texts(np.append(column.reach[[0, -1]], values[:1]))
+            how = f"which follows from their given cells and is not from {low} to {high}"
+            said.append((len(values), f"have {column.name} = {shown} or so, {how}"))
+        for count, what in said:
+            logger.warning(
+                f"{count:,} of {len(given):,} rows {what}; give cells that occur together"
+            )
 
     def _told(self, coordinates: np.ndarray) -> np.ndarray:
         """Returns those of coordinates (n, d) that rules have, (n, rules); else +1, "is kept"."""
@@ -335,8 +348,8 @@ class TableCodec(Settings):
                     ]
                 )
                 raise DataError(
-                    f"no row has {shown}: {', '.join(rule.names(self.columns))} holds in all "
-                    "rows; give cells that occur together"
+                    f"no row has {shown}: all rows keep {', '.join(rule.names(self.columns))}; "
+                    "give cells that occur together"
                 )
 
     def continuous(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor, np.ndarray]:

@@ -193,16 +193,19 @@ def _between(column: Kind, *given: object) -> Condition:
     low, high = _end(column, given[0], -math.inf), _end(column, given[1], math.inf)
     if (low, high) == (None, None):
         raise DataError(f"the range of column '{column.name}' has no ends; give one")
-    reach = column.reach
+    reach, storage = column.reach, column.storage
     met = column.between(reach, low, high)
     if not column.is_listed:  # a range between two ends may have neither of them
         meets = column.between(reach[1:], low, None), column.between(reach[:1], None, high)
         met |= np.all(meets) and (low is None or column.between(np.array([low]), None, high).all())
     if not met.any():
         what = "known" if column.is_listed else "smallest and largest"
-        cells = column.storage.restore(reach, np.zeros(len(reach), dtype=bool))
+        cells = storage.restore(reach, np.zeros(len(reach), dtype=bool))
+        why = ""
+        if low is not None and high is not None and not is_clock(storage.written):
+            why = ", which ends before it begins" if np.greater(low, high) else ""
         raise DataError(
-            f"no value of column '{column.name}' is within ({given[0]}, {given[1]}); {what}: "
+            f"no value of column '{column.name}' is within ({given[0]}, {given[1]}){why}; {what}: "
             f"{listed(cells)}"
         )
     return Condition(column, reach[met], ends=None if column.is_listed else (low, high))

@@ -18,6 +18,7 @@ from kan_diffusion.tables.rules.base import MOST_SOUGHT, Broken, Places, Rows, R
 from kan_diffusion.tables.rules.cycle import Cycle
 from kan_diffusion.tables.rules.linear import Linear
 from kan_diffusion.tables.rules.mending import obey, settle
+from kan_diffusion.tables.rules.numeric import beyond
 from kan_diffusion.tables.rules.order import Order
 from kan_diffusion.tables.rules.part import Part
 from kan_diffusion.tables.rules.product import Product
@@ -25,7 +26,7 @@ from kan_diffusion.tables.rules.together import Implied, Together, joined
 
 logger = logging.getLogger("kan_diffusion.tables")
 
-__all__ = ["RULES", "AnyRule", "Broken", "Rows", "Rule", "find_rules", "obey", "settle"]
+__all__ = ["RULES", "AnyRule", "Broken", "Rows", "Rule", "beyond", "find_rules", "obey", "settle"]
 
 RULES: dict[str, type[Rule]] = {
     "linear": Linear,

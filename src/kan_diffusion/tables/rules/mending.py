@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kan_diffusion.tables.rules.base import Broken, Rows, Rule
-from kan_diffusion.tables.rules.numeric import numbers
+from kan_diffusion.tables.rules.numeric import beyond
 
 MOST_ROUNDS = 20  # in which a rule may break what another one has mended
 _PATIENT_ROUNDS = 2  # in which no rule changes what others tell
@@ -64,11 +64,7 @@ class _Table(NamedTuple):
 
     def is_beyond(self) -> np.ndarray:
         """Tells in which rows (n,) a cell that has to stay is beyond the range of its column."""
-        result = np.zeros(len(self.stays), dtype=bool)
-        for place, column in numbers(self.rows, exact=False).items():
-            values, reach = self.rows.values(place), column.reach
-            result |= self.stays[:, place] & ((values < reach[0]) | (values > reach[-1]))
-        return result
+        return np.asarray((self.stays & beyond(self.rows)).any(axis=1))
 
     def breaks(self, rule: Rule, told: np.ndarray) -> np.ndarray:
         """Tells which rows (n,) break a rule by its coordinates (n,), unless all its cells stay."""

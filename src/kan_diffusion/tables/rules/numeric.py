@@ -86,6 +86,15 @@ def furthest(column: Number) -> float:
     return float(np.abs(reach(column).astype(np.float64)).max())
 
 
+def beyond(rows: Rows) -> np.ndarray:
+    """Tells which numbers and dates are beyond the range of their column, (n, columns)."""
+    result = np.zeros((len(rows.values(0)), len(rows.columns)), dtype=bool)
+    for place, column in numbers(rows, exact=False).items():
+        (values, missing), reached = rows.cells[place], column.reach
+        result[:, place] = ~missing & ((values < reached[0]) | (values > reached[-1]))
+    return result
+
+
 def real(column: Number, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """Returns cells (n,) as real numbers in the unit of the column or days, NaN if missing."""
     # Whole numbers of 64 bits have no room for all without a sign.
