@@ -2,10 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import odd_tables
-from kan_diffusion.tables.page import column_figure
 from kan_diffusion.tables.scores import table_scores
-from mixed_tables import people, quick_scores, shuffled
+from mixed_tables import people, shuffled
 
 TRAIN, REAL = people(1_200, 1), people(700, 2)
 
@@ -69,24 +67,3 @@ def test_neither_the_order_of_rows_nor_rare_categories_tell_samples_apart():
     kinds = {"name": "category"}
     score = table_scores(real, other, train=train, kinds=kinds, generator=0).scores.loc["c2st"]
     assert abs(score["value"] - 0.5) < 2.5 * score["margin"] / 2**0.5  # 5 standard deviations
-
-
-@pytest.mark.parametrize("name", odd_tables.TABLES)
-def test_odd_tables_are_learned_drawn_filled_and_judged(name):
-    frame = odd_tables.TABLES[name]
-    odd_tables.require_learned_drawn_and_filled(frame)
-    half = len(frame) // 2
-    train, real = frame.iloc[:half], frame.iloc[half:]
-    kinds = {"code": "category"} if "code" in frame else {}
-    scores = quick_scores(real, train, train=train, kinds=kinds)
-    value, perfect = scores.scores["value"], scores.scores["perfect"]
-    assert value["copies"] == 1.0
-    assert {"shapes", "c2st", "closest"} <= {*scores.scores.index}
-    assert np.isfinite([value, perfect]).all()
-    assert value["shapes"] == pytest.approx(perfect["shapes"], abs=1e-12)
-    assert len(scores.columns) + len(scores.left_out) == len(frame.columns)
-    for name in [*scores.cells][:12]:
-        scale, *sides = scores.cells[name]
-        shares = column_figure(name, scale, *sides).axes[0].patches[0].get_data().values
-        least = 100 if scale.is_named else 90
-        assert least - 1e-7 <= shares.sum() <= 100 + 1e-7, name

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from kan_diffusion import DiffusionEstimator
+from kan_diffusion.tables.page import column_figure
+from mixed_tables import quick_scores
 
 QUICK = {"params": 3000, "steps": 30, "batch_size": 64, "device": "cpu", "random_state": 0}
 
@@ -53,11 +56,10 @@ TABLES = {
 }
 
 
-def require_learned_drawn_and_filled(frame):
-    """Rows with the schema come out, and the known cells of rows with gaps stay."""
+@pytest.mark.parametrize("frame", TABLES.values(), ids=TABLES)
+def test_odd_tables_are_learned_drawn_and_filled(frame):
     model = DiffusionEstimator(**QUICK).fit(frame)
     rows = model.sample(150)
-    assert isinstance(rows, pd.DataFrame)
     assert rows.columns.equals(frame.columns)
     assert rows.dtypes.equals(frame.dtypes)
     holes = frame.mask(_random().random(frame.shape) < 0.2)
@@ -73,3 +75,22 @@ def require_learned_drawn_and_filled(frame):
         there = holes[name].notna()
         assert filled[name].notna().all() or not len(known)
         assert filled.loc[there, name].tolist() == frame.loc[there, name].tolist()
+
+
+@pytest.mark.parametrize("frame", TABLES.values(), ids=TABLES)
+def test_odd_tables_are_judged(frame):
+    half = len(frame) // 2
+    train, real = frame.iloc[:half], frame.iloc[half:]
+    kinds = {"code": "category"} if "code" in frame else {}
+    scores = quick_scores(real, train, train=train, kinds=kinds)
+    value, perfect = scores.scores["value"], scores.scores["perfect"]
+    assert value["copies"] == 1.0
+    assert {"shapes", "c2st", "closest"} <= {*scores.scores.index}
+    assert np.isfinite([value, perfect]).all()
+    assert value["shapes"] == pytest.approx(perfect["shapes"], abs=1e-12)
+    assert len(scores.columns) + len(scores.left_out) == len(frame.columns)
+    for name in [*scores.cells][:12]:
+        scale, *sides = scores.cells[name]
+        shares = column_figure(name, scale, *sides).axes[0].patches[0].get_data().values
+        least = 100 if scale.is_named else 90
+        assert least - 1e-7 <= shares.sum() <= 100 + 1e-7, name
