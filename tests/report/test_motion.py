@@ -1,4 +1,3 @@
-import json
 import re
 from itertools import pairwise
 
@@ -121,8 +120,7 @@ def test_the_page_shows_stills_without_scripts_and_holds_the_frames(both, tmp_pa
     page = Page(text)
     assert "<title>Both &lt;/script&gt;</title>" in text.partition('class="chart"')[2]
     assert "A caption." in page.text
-    (found,) = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
-    content = json.loads(found)
+    (content,) = page.data
     assert content["labels"] == list(both.labels)
     assert [panel["title"] for panel in content["panels"]] == ["residual-mlp", "mlp", EXACT]
     assert [panel["exact"] for panel in content["panels"]] == [False, False, True]

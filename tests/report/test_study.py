@@ -1,4 +1,3 @@
-import json
 import re
 
 import numpy as np
@@ -78,9 +77,6 @@ def test_the_page_begins_with_the_verdicts_and_has_a_part_for_each_data_set(many
     assert page.said.count("Best KAN against best MLP on each data set") == 1
     assert all(forest in page.said for forest in forests)
     assert [link for link in page.links if link in DATAS] == list(DATAS)
-    assert set(page.links) <= set(page.ids)
-    assert len(set(page.ids)) == len(page.ids)
-    assert page.empty == []
 
 
 def test_the_page_says_what_failed_and_how_to_run_it_again(page, many):
@@ -115,7 +111,7 @@ def test_columns_that_are_not_shown_are_not_explained(page, tmp_path):
 def test_rows_alone_make_a_page_and_so_does_a_study_in_which_all_failed(tmp_path):
     rows = make_rows(("moons",), ("KAN",), 1, failed=False).assign(error="out of memory")
     page = Page(write_report(make_study(rows), tmp_path).read_text())
-    assert (page.figures, page.empty) == ([], [])
+    assert page.figures == []
     assert "moons: no model finished half of its seeds." in page.said
     assert "out of memory" in page.said
 
@@ -132,8 +128,6 @@ def test_every_figure_of_a_study_is_in_its_page_once(runs, tmp_path):
     drawn = [f"{kind}{data.name}" for data in study.config.data for kind in kinds]
     assert sorted(drawn) == sorted(title for title in titles if title in drawn)
     assert "could not be drawn" not in page.said
-    assert all(load.startswith(("data:image/", "#")) for load in page.loads)
-    assert page.empty == []
     assert path.stat().st_size < 800_000
     assert write_report(study, tmp_path, "again").read_text() == text
     assert "This is a first look: models were judged quickly" in page.said
@@ -151,14 +145,12 @@ def test_a_process_that_keeps_signal_and_the_huber_loss_are_warned_of(tmp_path):
 
 def test_the_player_shows_the_models_after_training_from_one_noise(runs, tmp_path):
     trials = read_runs([runs("readable")])
-    text = write_report(trials, tmp_path, "again", runs=True).read_text()
-    (player,) = re.findall(r'<script type="application/json">(.*?)</script>', text)
-    content = json.loads(player)
+    page = Page(write_report(trials, tmp_path, "again", runs=True).read_text())
+    (content,) = page.data
     assert [panel["title"] for panel in content["panels"]] == ["readable KAN", "exact denoiser"]
     assert content["labels"] == [f"t = {k / 10:.1f} T" for k in range(10, -1, -1)]
     first, other = (panel["places"][:40] for panel in content["panels"])
     assert first == other
-    page = Page(text)
     assert "Environment" not in page.said  # where runs were trained is not known
     assert "steps 20" in page.said
 
@@ -227,4 +219,4 @@ def test_damaged_files_of_a_trial_are_named(changed, tmp_path):
 def test_what_names_hold_cannot_break_the_page(whole):
     text = whole.decode()
     assert text.count("<script>") == 1
-    assert set(Page(text).links) <= set(Page(text).ids)
+    Page(text)  # whose parts are closed

@@ -1,29 +1,34 @@
+import json
+import re
 from html.parser import HTMLParser
 
+_ELSEWHERE = re.compile(r"(?i)https?:(?!//www\.w3\.org)|@import|url\((?!#)|<link|fetch\(|import\(")
 _VOID = {"meta", "img", "br", "link", "input", "hr", "source", "line", "rect", "circle", "path"}
 
 
 class Page(HTMLParser):
-    """A page read back.
+    """A page read back, which loads nothing, has no empty part, and links to its own ids alone.
 
     Attributes:
         figures: What SVGs and pictures show, in words.
-        loads: Everything an address is given for.
         links: Anchors that are linked to.
         ids: All ids.
         text: Texts, in order; without those of scripts and styles.
         tables: Caption (its label) to rows, each a list of cells' texts; feet included.
         words: Caption to whether each column holds words.
-        empty: Tags of parts that hold no text and no picture.
+        data: What its scripts of JSON hold.
     """
 
     def __init__(self, text):
         super().__init__()
-        self.figures, self.loads, self.links, self.ids, self.text = [], [], [], [], []
-        self.tables, self.words, self.empty = {}, {}, []
+        self.figures, self.links, self.ids, self.text, self.data = [], [], [], [], []
+        self.tables, self.words = {}, {}
         self._table, self._cell, self._open = "", None, []
         self.feed(text)
         assert not self._open, self._open
+        assert not _ELSEWHERE.search(text)
+        assert len({*self.ids}) == len(self.ids)
+        assert {*self.links} <= {*self.ids}
 
     def handle_starttag(self, tag, attrs):
         if tag in ("td", "tr", "tbody") and self._open[-1][0] == "td":
@@ -36,7 +41,8 @@ class Page(HTMLParser):
         if tag == "a":
             self.links.append(attrs["href"][1:])
         else:
-            self.loads += [attrs[key] for key in ("src", "href", "data", "srcset") if key in attrs]
+            loads = [attrs[key] for key in ("src", "href", "data", "srcset") if key in attrs]
+            assert all(load.startswith(("data:image/", "#")) for load in loads), loads
         if tag == "table":
             self._table = attrs["aria-label"]
             assert self._table not in self.tables
@@ -49,6 +55,7 @@ class Page(HTMLParser):
                 self.words[self._table].append(attrs.get("class") == "text")
         if tag not in _VOID:
             self._open.append([tag, attrs.get("id", ""), False])
+        self._is_data = attrs.get("type") == "application/json"
 
     def handle_startendtag(self, tag, attrs):
         self.handle_starttag(tag, attrs)
@@ -60,8 +67,7 @@ class Page(HTMLParser):
             self.handle_endtag("td")
         opened, name, filled = self._open.pop()
         assert opened == tag, (opened, tag)
-        if tag in ("section", "ul", "dl", "figure", "p", "div") and not (filled or name):
-            self.empty.append(tag)
+        assert filled or name or tag not in ("section", "ul", "dl", "figure", "p", "div"), tag
         if tag in ("td", "th"):
             self.tables[self._table][-1].append(" ".join(self._cell))
             self._cell = None
@@ -69,6 +75,9 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if data.strip():
             self._fill()
+            if self._is_data:
+                self.data.append(json.loads(data))
+                self._is_data = False
             if not {"script", "style"} & {element[0] for element in self._open}:
                 self.text.append(data.strip())
             if self._cell is not None:
