@@ -14,7 +14,6 @@ from gaussian_levels import (
     exact_score,
     formula,
     noised,
-    process_of,
 )
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.formulas.levels import formula_over_levels
@@ -24,8 +23,7 @@ from networks import network
 
 
 def test_the_score_of_a_gaussian_is_found_at_all_levels():
-    process = process_of("v_prediction")
-    denoiser, context = exact_network(process), context_of(process)
+    denoiser, context = exact_network(), context_of()
     assert context.scores(denoiser).excess < 2e-3
     lines = []
     context.on_progress = lambda *what: lines.append(what)
@@ -52,7 +50,8 @@ def test_the_score_of_a_gaussian_is_found_at_all_levels():
 def test_a_formula_may_have_no_constants():
     """Of standard normal data the score is -x at every level: there is nothing to take away."""
     normal = GaussianMixture(torch.zeros(1, 1), covariances=torch.ones(1, 1, 1))
-    context = context_of(process_of("epsilon"), normal, 4_000)
+    process = PROCESS.model_copy(update={"prediction_type": "epsilon"})
+    context = context_of(normal, 4_000, process)
     edges = [[(0, 0, "linear", False)]] * 2
     denoiser = network(edges, [1], data_dim=1, num_train_timesteps=200, modulated=True)
     made, _ = formula_over_levels(denoiser, context, 100.0)
@@ -70,8 +69,7 @@ def test_a_variance_is_found_and_an_offset_is_not_and_out_of_time_nothing_change
 
 
 def test_no_formula_is_better_than_a_bad_one():
-    process = process_of("v_prediction")
-    context, denoiser = context_of(process, num=4_000), exact_network(process)
+    context, denoiser = context_of(num=4_000), exact_network()
     # Curves cannot be written down.
     curved = denoiser.with_edges(
         [e._replace(kind="curve", has_slope=False) for e in denoiser.edges]

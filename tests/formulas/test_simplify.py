@@ -4,10 +4,8 @@ import time
 import pytest
 import torch
 
-from helpers import assert_same_state, seeded
-from kan_diffusion.data.datasets import Dataset
+from helpers import assert_same_state
 from kan_diffusion.data.densities import GaussianMixture
-from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers.edges import CURVE, Edge
 from kan_diffusion.denoisers.library import LIBRARY
 from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
@@ -16,9 +14,11 @@ from kan_diffusion.formulas.context import Context
 from kan_diffusion.formulas.match import ExplainOptions, find_formulas, match_curve
 from kan_diffusion.formulas.simplify import drop_idle, prune, straighten
 from kan_diffusion.processes import get_process
+from make import dataset
 from networks import batch, kan, network
 
 PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 100})
+NORMAL = dataset(GaussianMixture(torch.zeros(1, 2), variances=1.0))
 SMALL = 1e-3
 FEW = {name: LIBRARY[name] for name in ("linear", "tanh")}
 SEARCH = ExplainOptions(steps=1, tolerance=1e-4, library={**FEW, "sin": LIBRARY["sin"]})
@@ -48,15 +48,6 @@ class _Teacher(Context):
             raise NonFiniteLossError("it diverged")
 
 
-def _dataset():
-    density = GaussianMixture(torch.zeros(1, 2), variances=1.0)
-    train = density.sample(500, seeded()).float()
-    unit = Standardizer((0.0, 0.0), (1.0, 1.0))
-    return Dataset(
-        name="normal", columns=("x", "y"), standardizer=unit, train=train, density=density
-    )
-
-
 def _set_curve(denoiser, place, values):
     """Makes a curve a function, as nearly as its grid lets it be."""
     number, input, output = place
@@ -84,7 +75,7 @@ def _curves(functions, hidden):
         _set_curve(made, place, values)
     said = []
     context = _Teacher(
-        _dataset(), PROCESS, 0, num_noised=2000, on_progress=lambda *what: said.append(what[1])
+        NORMAL, PROCESS, 0, num_noised=2000, on_progress=lambda *what: said.append(what[1])
     )
     context.teacher, context.said = made, said
     return made, context
@@ -274,7 +265,7 @@ def test_an_edge_that_gives_a_constant_becomes_one():
 
 def test_importance_is_measured_on_what_passes_through():
     denoiser = readable(kan(modulated=True, scaled_inputs=True))
-    context = Context(_dataset(), PROCESS, 0, num_noised=2000)
+    context = Context(NORMAL, PROCESS, 0, num_noised=2000)
     importance = context.importance(denoiser)
     points, steps = context.draw.noised, context.draw.timesteps
     scaled = points * denoiser.modulations(steps, torch.float64)[0][0]
@@ -287,7 +278,7 @@ def test_importance_is_measured_on_what_passes_through():
 
 
 def test_fine_tuning_lowers_the_loss_and_draws_other_points_each_time():
-    context = Context(_dataset(), PROCESS, 0, num_noised=2000)
+    context = Context(NORMAL, PROCESS, 0, num_noised=2000)
     first = readable(kan(hidden=(3,))).float()
     second = copy.deepcopy(first)
     before = context.loss(first)

@@ -4,23 +4,18 @@ import numpy as np
 import torch
 
 from helpers import randn, seeded
-from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.densities import GaussianMixture
-from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.formulas.averaged import draw_averaged
 from kan_diffusion.formulas.combination import Atom, Combination
 from kan_diffusion.formulas.context import Context
 from kan_diffusion.formulas.levels.coordinate import first_formula
 from kan_diffusion.processes import get_process
+from make import dataset
 from networks import network
 
 PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 200})
 RHO = 0.8
 DENSITY = GaussianMixture(torch.zeros(1, 2), covariances=torch.tensor([[[1, RHO], [RHO, 1]]]))
-
-
-def process_of(prediction_type):
-    return PROCESS.model_copy(update={"prediction_type": prediction_type})
 
 
 def exact_score(alpha):
@@ -29,8 +24,8 @@ def exact_score(alpha):
     return -1 / below, RHO * alpha**2 / below
 
 
-def exact_network(process):
-    """The exact prediction, as nearly as the features of the timestep let it be.
+def exact_network():
+    """The exact prediction of v, as nearly as the features of the timestep let it be.
 
     Along x0 + x1 and x0 - x1 the coordinates do not see each other: two modulated lines.
     """
@@ -38,15 +33,11 @@ def exact_network(process):
     edges = [[(i, o, *line) for i in range(2) for o in range(2)]] * 2
     time = {"time_encoding": "fourier", "num_time_frequencies": 6}
     denoiser = network(edges, [2], num_train_timesteps=200, modulated=True, **time)
-    alpha, sigma = process.levels()
+    alpha, sigma = PROCESS.levels()
     variances = [alpha**2 * (1 + sign * RHO) + sigma**2 for sign in (1, -1)]
     noise = torch.stack([sigma / variance for variance in variances], -1)
     alpha, sigma = alpha[:, None], sigma[:, None]
-    wanted = {
-        "epsilon": noise,
-        "v_prediction": (noise - sigma) / alpha,
-        "sample": (1 - sigma * noise) / alpha,
-    }[process.prediction_type]
+    wanted = (noise - sigma) / alpha
     time = denoiser.time_features(torch.arange(200), torch.float64)
     columns = torch.cat([time, torch.ones(200, 1, dtype=torch.float64)], -1)
     solution = torch.linalg.lstsq(columns, wanted - 1).solution
@@ -60,16 +51,8 @@ def exact_network(process):
     return denoiser
 
 
-def context_of(process, density=DENSITY, num=50_000):
-    columns = ("x", "y")[: density.dim]
-    unit = Standardizer((0.0,) * density.dim, (1.0,) * density.dim)
-    points = density.sample(num, seeded()).float()
-    return Context(
-        Dataset(name="points", columns=columns, standardizer=unit, train=points, density=density),
-        process,
-        0,
-        effort="quick",
-    )
+def context_of(density=DENSITY, num=50_000, process=PROCESS):
+    return Context(dataset(density, num), process, 0, effort="quick")
 
 
 def noised(seed, variance):

@@ -23,6 +23,17 @@ def points(num=100, dim=2, seed=0, dtype=torch.float32):
     return torch.randn(num, dim, generator=seeded(seed), dtype=dtype)
 
 
+def dataset(density, num=500):
+    """Points of a density that is known, in their own units."""
+    return Dataset(
+        name="points",
+        columns=tuple("xyz"[: density.dim]),
+        standardizer=Standardizer.identity(density.dim),
+        train=density.sample(num, seeded()).float(),
+        density=density,
+    )
+
+
 def process(prediction_type="v_prediction", **settings):
     """The cosine process with few timesteps."""
     given = {"prediction_type": prediction_type, "num_timesteps": FEW_STEPS, **settings}
