@@ -14,7 +14,6 @@ from kan_diffusion.tables.files import read_table
 from kan_diffusion.tables.kinds import fit_column
 
 MOMENTS = pd.Series(pd.date_range("2019-12-28 01:02:03", periods=400, freq="37h41min7s"))
-MONTHS = "2019-12-01"
 
 
 def _form(texts):

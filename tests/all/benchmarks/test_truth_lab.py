@@ -62,13 +62,13 @@ def _formula(*score):
     return made
 
 
-def _modes(x, *, m=1.0, v=1.0):
-    """The score of two standardised modes; m and v are by what factors they are wrong.
+def _modes(x, *, m=1.0):
+    """The score of two standardised modes; m is by what factor their distance is wrong.
 
     Modes at -1 and 1 of variance 1/4 have variance 5/4.
     """
     mean, variance = sympy.Float(m * math.sqrt(0.8)), sympy.Float(0.2)
-    below = (A**2 * variance + S**2) * sympy.Float(v)
+    below = A**2 * variance + S**2
     return (A * mean * sympy.tanh(A * mean * x / below) - x) / below
 
 
