@@ -202,6 +202,9 @@ def test_names_are_toys_tables_or_files(tmp_path):
     for name, settings, words in (
         ("mons", {}, r"data set .* 'mons', did you mean 'moons'"),
         ("missing.csv", {}, r"there is no file 'missing\.csv'"),
+        ("n" * 101 + ".csv", {}, "at most 100 characters"),
+        ("moons", {"mode": "L", "size": 8}, "'moons' takes no mode and no size; leave them out"),
+        ("digits", {"kinds": {"a": "number"}}, "'digits' takes no kinds; leave it out"),
         ("p.csv", {"holdout": 2}, "holdout = 2: .* less than 1"),
         (
             "p.csv",

@@ -127,19 +127,6 @@ def test_operations_are_those_counted_by_hand():
         assert type(denoiser.flops) is int
 
 
-def test_the_notebooks_networks_have_its_numbers_of_parameters_and_its_grids():
-    # Raw time, 250 steps, its grid and its initialisations.
-    raw = {"num_train_timesteps": 250, "time_encoding": "raw"}
-    kan = {**raw, "edges": True, "bias": False, "edge_scale": True, "grid_size": 5, "init": "noise"}
-    whole = NetworkDenoiser(2, (32, 32, 32), extrapolation="zero", grid_range=(-1.0, 1.0), **kan)
-    assert whole.num_trainable == 22_080
-    for layer in whole.kan_layers:
-        assert (layer.basis.grid_range, layer.basis.extrapolation) == ((-1.0, 1.0), "zero")
-    assert NetworkDenoiser(2, (32,), **kan).num_trainable == 1_600
-    mlp = NetworkDenoiser(2, (32, 32, 32), activation="relu", init="xavier", **raw)
-    assert mlp.num_trainable == 2_306
-
-
 def test_linear_maps_are_drawn_as_in_torch_or_as_in_the_notebook_and_modulation_is_zero():
     for init, std in ((None, 1 / math.sqrt(3 * 400)), ("xavier", math.sqrt(2 / 700))):
         made = NetworkDenoiser(2, (400, 300), init=init)

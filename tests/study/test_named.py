@@ -7,9 +7,8 @@ from kan_diffusion.data.toys import ToyData
 from kan_diffusion.denoisers.families import FAMILIES
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
-from kan_diffusion.study.tasks import task_of
 from kan_diffusion.tables.sources import FileData
-from make import budgeted_study, denoiser, suggested
+from make import budgeted_study, built, denoiser, suggested
 
 
 @pytest.fixture
@@ -37,8 +36,7 @@ def test_a_toy_gets_families_of_both_kinds_at_one_size():
     assert study.seeds == 10  # with fewer, an exact test has little to say
     for trial in study.trials()[: len(study.models)]:
         assert trial.training.learning_rate == FAMILIES[trial.model.family].learning_rate
-        built = task_of(trial.data).build(trial, load_dataset(trial.data, 0, 0))
-        assert abs(built.num_trainable - params) <= 0.02 * params
+        assert built(trial).num_trainable == pytest.approx(params, rel=0.02)
 
 
 def test_a_model_may_be_the_budget():
@@ -47,8 +45,7 @@ def test_a_model_may_be_the_budget():
     budget = study.budget
     assert budget.amount == denoiser("mlp", hidden=(64, 64), num_train_timesteps=1000).flops
     for trial in study.trials()[:2]:
-        built = task_of(trial.data).build(trial, load_dataset(trial.data, 0, 0))
-        assert abs(built.flops - budget.amount) <= 0.02 * budget.amount
+        assert built(trial).flops == pytest.approx(budget.amount, rel=0.02)
         assert (trial.match, trial.budget) == ("flops", budget.amount)
 
 
@@ -110,9 +107,9 @@ def test_a_table_is_trained_as_suits_its_rows(points):
     training = trial.training
     assert training == suits.training.model_copy(update={"sparsify": 0.0})
     assert trial.model.conditions
-    built = task_of(trial.data).build(trial, dataset)
-    assert built.observable
-    assert 0.5 * suits.params < built.num_trainable <= suits.params
+    made = built(trial)
+    assert made.observable
+    assert 0.5 * suits.params < made.num_trainable <= suits.params
     told = single_trial(
         str(points), family="mlp", params=300, depth=1, steps=7, batch_size=5, learning_rate=0.5,
         max_seconds=9.0,
@@ -122,7 +119,7 @@ def test_a_table_is_trained_as_suits_its_rows(points):
     )
     assert told.training.max_seconds == 9
     assert len(told.model.hidden) == 1
-    assert task_of(told.data).build(told, dataset).num_trainable <= 300
+    assert built(told).num_trainable <= 300
     # Edges become few over all steps, and a toy's points are ever new.
     for one in (single_trial(str(points), family="kan", sparsify=1e-3),
                 single_trial("moons", family="mlp")):  # fmt: skip
@@ -158,11 +155,6 @@ def test_studies_that_make_no_sense_are_one_line(what, options, message):
         study_for(what, **options)
 
 
-def test_settings_that_are_not_of_such_data_are_one_line():
-    with refused("'moons' takes no mode and no size; leave them out"):
-        data_from_name("moons", mode="L", size=8)
-
-
 @pytest.mark.parametrize(
     ("what", "options", "message"),
     [
@@ -181,5 +173,4 @@ def test_settings_that_are_not_of_such_data_are_one_line():
 )
 def test_trials_that_make_no_sense_are_one_line(what, options, message):
     with refused(message):
-        trial = single_trial(what, **options)
-        task_of(trial.data).build(trial, load_dataset(trial.data))
+        built(single_trial(what, **options))

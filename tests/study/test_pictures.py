@@ -89,8 +89,6 @@ def test_names_and_folders_of_pictures_are_known_wherever_these_lie(tmp_path):
     next(Path(moved, "dark").iterdir()).unlink()
     assert known.identity() != data_from_name(moved).identity()
     assert data_from_name("digits") == DigitsData()
-    with refused("'digits' takes no kinds; leave it out"):
-        data_from_name("digits", kinds={"a": "number"})
 
 
 def test_a_folder_is_read_once(tmp_path, monkeypatch):

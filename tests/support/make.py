@@ -8,10 +8,12 @@ import torch
 from helpers import seeded
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.files import digest, sealed_json
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.config import StudyConfig
+from kan_diffusion.study.tasks import task_of
 from kan_diffusion.tables.task import TableTask
 
 FEW_STEPS = 100
@@ -77,6 +79,11 @@ def budgeted_study(**changes):
     training = {"steps": 20, "batch_size": 64}
     given = {"data": data, "models": models, "budget": {"amount": 900}, "training": training}
     return study(**{**given, **changes})
+
+
+def built(trial):
+    """The untrained denoiser of a trial."""
+    return task_of(trial.data).build(trial, load_dataset(trial.data))
 
 
 def without_clock(row):
