@@ -1,17 +1,15 @@
-"""What the tests share: one thread, trained runs, and B-splines as scipy evaluates them."""
+"""What the tests share: one thread, one compiler, and trained runs."""
 
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from scipy.interpolate import BSpline
 
 SUPPORT = Path(__file__).parent / "support"
 pytest.register_assert_rewrite("helpers", *(path.stem for path in SUPPORT.glob("*.py")))
@@ -96,42 +94,3 @@ def one_compiler(tmp_path_factory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as changed:
         changed.setattr(Dispatcher, "compile", alone)
         yield
-
-
-SplineBasis = Callable[..., np.ndarray]
-
-
-@pytest.fixture(scope="session")
-def scipy_basis() -> SplineBasis:
-    """B-splines (n, G + k) of points (n,), or their derivatives, by ``scipy.interpolate``.
-
-    The classical basis on the knots low + step * (-k, ..., G + k), continued beyond the grid
-    as the extrapolation says.
-    """
-
-    def basis(
-        x: np.ndarray,
-        low: float,
-        step: float,
-        num_intervals: int,
-        order: int,
-        extrapolation: str,
-        derivative: int = 0,
-    ) -> np.ndarray:
-        count = num_intervals + order
-        if extrapolation == "zero":
-            # A longer knot vector, so that scipy's own interval reaches every function's end.
-            knots = low + step * np.arange(-2 * order, num_intervals + 2 * order + 1)
-            functions = np.eye(count + 2 * order)[:, order : order + count]
-            values = BSpline(knots, functions, order)(x, nu=derivative)
-            outside = (x < knots[order]) | (x > knots[-order - 1])
-            return np.where(outside[:, None], 0.0, values)
-        knots = low + step * np.arange(-order, num_intervals + order + 1)
-        splines = BSpline(knots, np.eye(count), order)
-        nearest = np.clip(x, low, low + num_intervals * step)
-        outside = (nearest != x)[:, None]
-        if derivative == 0:
-            return splines(nearest) + splines(nearest, nu=1) * (x - nearest)[:, None]
-        return np.where(outside & (derivative > 1), 0.0, splines(nearest, nu=derivative))
-
-    return basis
