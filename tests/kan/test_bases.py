@@ -8,11 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial import chebyshev
-from torch.func import functional_call
 
 from helpers import function_by_function, randn, random_layer, seeded
+from kan_cases import Case
 from kan_diffusion.kan import KAN, BSpline, KANLinear
 from kan_diffusion.kan.bases import BASES, MAX_ORDER
+from kernel_suite import require_derivatives
 from splines import scipy_splines
 
 SINGLE, DOUBLE = torch.float32, torch.float64
@@ -163,13 +164,4 @@ def test_a_kan_is_the_composition_of_its_layers(basis):
 
 @pytest.mark.parametrize("basis", OTHERS)  # kernel_suite has those of splines
 def test_first_and_second_derivatives_of_layers(basis):
-    layer = random_layer(5, 3, grid_size=4, basis=basis)
-    names = [name for name, _ in layer.named_parameters()]
-    leaves = [value.detach().clone().requires_grad_() for value in layer.parameters()]
-
-    def function(x, *parameters):
-        return functional_call(layer, dict(zip(names, parameters, strict=True)), x)
-
-    x = randn(2, 5, seed=3).abs().requires_grad_()
-    assert torch.autograd.gradcheck(function, [x, *leaves])
-    assert torch.autograd.gradgradcheck(function, [x, *leaves])
+    require_derivatives(Case(basis), has_kernel=False)

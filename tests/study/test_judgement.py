@@ -25,6 +25,7 @@ from kan_diffusion.study.trial import run_trial
 from make import contents, reseal, study, trial_content, without_clock, written
 from one_by_one import one_by_one
 from runs import copied
+from short_training import never
 
 NUMBERS = {"num_noised": 3000, "num_samples": 150, "num_likelihood": 20, "num_real_pairs": 2}
 LEFT = {"num_noised": 2000, "num_samples": 100, "num_likelihood": 10, "num_real_pairs": 1}
@@ -43,10 +44,6 @@ def _study(sampling=(), models=None, **evaluation):
 
 def _trial(sampling=(), **evaluation):
     return _study(sampling, **evaluation).trials()[0]
-
-
-def _never(step, loss):
-    raise AssertionError("it trains")
 
 
 JUDGED_OTHERWISE = {
@@ -81,7 +78,7 @@ def test_a_model_judged_again_is_as_one_judged_so_at_once_and_is_not_trained(
     changes, judged, tmp_path
 ):
     run, before = copied(judged, tmp_path / "run"), written(judged)
-    again = run_trial(_trial(**changes), run, device="cpu", on_progress=_never)
+    again = run_trial(_trial(**changes), run, device="cpu", on_progress=never)
     once = run_trial(_trial(**changes), tmp_path / "once", device="cpu")
     assert trial_content(run) == trial_content(tmp_path / "once")
     assert without_clock(again.row) == without_clock(once.row)
@@ -96,9 +93,9 @@ def test_a_model_judged_again_is_as_one_judged_so_at_once_and_is_not_trained(
 
 def test_a_fuller_judgement_answers_a_lesser_question(judged, tmp_path):
     run = copied(judged, tmp_path / "run")
-    run_trial(_trial(effort="full"), run, device="cpu", on_progress=_never)
+    run_trial(_trial(effort="full"), run, device="cpu", on_progress=never)
     before = written(run)
-    result = run_trial(_trial(), run, device="cpu", on_progress=_never)
+    result = run_trial(_trial(), run, device="cpu", on_progress=never)
     assert result.config.evaluation.effort == "full"
     assert written(run) == before
 
@@ -118,11 +115,11 @@ def test_a_metric_is_measured_when_it_comes_or_changes_and_not_when_it_goes(
             patched.setitem(SAMPLE_METRICS, "width", again)
             for expected in (2, 0):  # of the model and of a real pair; then it is known
                 calls.clear()
-                row = run_trial(_trial(), run, device="cpu", on_progress=_never).row
+                row = run_trial(_trial(), run, device="cpu", on_progress=never).row
                 assert len(calls) == expected
                 assert row["width"] > 0
     before = written(run)
-    assert run_trial(_trial(), run, on_progress=_never).row["energy"] == row["energy"]
+    assert run_trial(_trial(), run, on_progress=never).row["energy"] == row["energy"]
     assert written(run) == before
 
 
@@ -131,7 +128,7 @@ def test_nothing_of_an_earlier_judgement_is_left_beside_an_error(judged, tmp_pat
     huge = {name: 1e30 * value for name, value in load_file(run / WEIGHTS).items()}
     save_file(huge, run / WEIGHTS)
     reseal(run)
-    result = run_trial(_trial(num_samples=40), run, device="cpu", on_progress=_never)
+    result = run_trial(_trial(num_samples=40), run, device="cpu", on_progress=never)
     assert "samples" in result.row["error"]
     assert not {"excess", "energy", "oracle"} & result.row.keys()
     assert result.levels == []
@@ -149,7 +146,7 @@ def test_a_judgement_that_is_cut_off_anywhere_leaves_the_first_whole(judged, tmp
         run = copied(judged, tmp_path / str(number))
         changes = disturbed(run, [number], fail, lambda each: each.kind in ("rename", "remove"))
         with suppress(KeyboardInterrupt, RunFolderError), changes as counted:
-            run_trial(_trial(num_samples=40), run, device="cpu", on_progress=_never)
+            run_trial(_trial(num_samples=40), run, device="cpu", on_progress=never)
         now = load_trial(run)
         assert now.samples.exists()
         if now.config.evaluation.num_samples == 150:

@@ -25,10 +25,8 @@ from kan_diffusion.study.folder import (
 from kan_diffusion.study.tasks import Task
 from kan_diffusion.study.trial import NUM_PANELS, evaluate_run, load_run, record_reverse, run_trial
 from kan_diffusion.training import run as training
-from make import EVALUATION, study, trial_content, written
-from short_training import Stop
-
-STEPS = 40
+from make import EVALUATION, study, trial_content, without_clock, written
+from short_training import Stop, never
 
 
 def _trial(seed=0, **changes):
@@ -61,7 +59,7 @@ def test_everything_a_finished_trial_holds(finished):
         ".lock",
     }
     curves = pd.read_parquet(folder / "curves.parquet")
-    assert curves["step"].tolist() == list(range(1, STEPS + 1))
+    assert curves["step"].tolist() == list(range(1, 41))
     assert np.isfinite(curves["loss"]).all()
     # Cosine decay: the rate ends well below its peak.
     assert curves["learning_rate"].iloc[-1] < 0.02 * curves["learning_rate"].max()
@@ -90,10 +88,6 @@ def test_row_has_flat_keys_and_every_metric_beside_its_real_value(finished):
 
 def test_finished_trial_is_read_and_not_run_again_and_another_is_refused(finished):
     before = written(finished.folder)
-
-    def never(step, loss):
-        raise AssertionError("it trains")
-
     again = run_trial(finished.config, finished.folder, on_progress=never)
     assert again == finished
     with refused("holds another run", RunFolderError):
@@ -122,14 +116,11 @@ def test_recorded_reverse_process_goes_from_noise_to_samples(finished):
     # The pictures are even in time: every tenth of fifty DDIM steps, to the very samples.
     pipeline.scheduler = make_scheduler("ddim", pipeline.process)
     states = {}
-    pipeline(
-        400,
-        50,
-        generator=torch_generator(*stream),
-        callback_on_step_end=lambda _, index, timestep, state: states.update(
-            {int(timestep) + 1: state["sample"]}
-        ),
-    )
+
+    def keep(_, index, timestep, given):
+        states[int(timestep) + 1] = given["sample"]
+
+    pipeline(400, 50, generator=torch_generator(*stream), callback_on_step_end=keep)
     num_timesteps = finished.config.process.num_timesteps
     for panel in range(1, NUM_PANELS):
         step_before = num_timesteps - num_timesteps // 50 * (5 * panel - 1)
@@ -186,9 +177,7 @@ def test_diverging_trial_is_recorded_with_its_reason(tmp_path):
 def test_run_is_judged_again_to_the_same_numbers(finished):
     row, used = evaluate_run(finished.folder)
     assert "fresh points of 'gaussian-mixture', whose oracle is exact" in used
-    for key, value in row.items():
-        if not key.endswith("_seconds"):
-            assert value == finished.row[key], key
+    assert without_clock(row).items() <= finished.row.items()
 
 
 def test_run_is_judged_with_another_toy_in_its_own_units(finished, tmp_path):
@@ -221,14 +210,6 @@ def test_toy_of_other_dimension_is_refused(tmp_path):
     _, used = evaluate_run(tmp_path / "run", str(tmp_path / "again.npy"))
     assert used.startswith("40 rows of 'again', which must not have been trained on; no oracle")
     assert (row["oracle"], row["floor"], row["excess"]) == ("none", None, None)
-
-
-def test_small_evaluations_are_written(tmp_path):
-    # One point a level has no standard error, and NaN is not JSON.
-    config = _trial(evaluation={**EVALUATION, "num_noised": 10, "num_samples": 10})
-    result = run_trial(config, tmp_path, device="cpu")
-    assert result.levels == []
-    assert np.isfinite(float(result.row["excess"]))
 
 
 def test_a_trial_ends_at_its_budget_of_time(tmp_path, monkeypatch):

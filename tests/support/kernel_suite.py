@@ -35,6 +35,24 @@ def compare(module, x):
             torch.testing.assert_close(one.to(truth.dtype), truth, rtol=0, atol=allowed)
 
 
+def require_derivatives(case, has_kernel):
+    """First and second derivatives of a module are those of differences."""
+    module = case.build(2, 2, 3)
+    names = [name for name, _ in module.named_parameters()]
+    x = case.points(module, 2, reach=2)
+
+    # The module only has these parameters while it is called.
+    def function(x, *parameters):
+        return functional_call(module, dict(zip(names, parameters, strict=True)), x)
+
+    leaves = [t.detach().clone().requires_grad_() for t in operands_of(module, x)]
+    for parameter in module.parameters():
+        parameter.detach().fill_(7)
+    assert is_fused(function(*leaves)) == has_kernel
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
+
+
 def threads_of(monkeypatch):
     """Sets the number of threads, which are used however little there is to do."""
     monkeypatch.setattr(runtime, "PARALLEL_WORK", 1)
@@ -70,22 +88,9 @@ class Derivatives:
     """Derivatives of a kernel and of what stands in for it, and numbers that are not finite."""
 
     def test_first_and_second_derivatives_with_and_without_a_kernel(self, case):
-        module = case.build(2, 2, 3)
-        names = [name for name, _ in module.named_parameters()]
-        x = case.points(module, 2, reach=2)
-
-        # The module only has these parameters while it is called.
-        def function(x, *parameters):
-            return functional_call(module, dict(zip(names, parameters, strict=True)), x)
-
-        leaves = [t.detach().clone().requires_grad_() for t in operands_of(module, x)]
-        for parameter in module.parameters():
-            parameter.detach().fill_(7)
         for has_kernel in (True, False):
             with nullcontext() if has_kernel else by_torch():
-                assert is_fused(function(*leaves)) == has_kernel
-                assert torch.autograd.gradcheck(function, leaves)
-                assert torch.autograd.gradgradcheck(function, leaves)
+                require_derivatives(case, has_kernel)
 
     def test_what_is_not_finite_stays_where_it_is(self, case):
         module = case.build(15 if case.is_gated else 35, 11)

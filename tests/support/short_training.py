@@ -38,6 +38,11 @@ class Stop(Exception):  # noqa: N818
     """Not an error: a way out of the loop."""
 
 
+def never(step, loss):
+    """Progress of a trial that should take no step."""
+    raise AssertionError("it trains")
+
+
 def stopped_at(step, error=Stop):
     """Options that end a training with an error at a step."""
 

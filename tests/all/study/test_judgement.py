@@ -7,6 +7,7 @@ from kan_diffusion.study.trial import run_trial
 from make import study, trial_content
 from mixed_tables import people
 from picture_folders import write_pictures
+from short_training import never
 
 NUMBERS = {"num_noised": 100, "num_samples": 30, "num_likelihood": 12, "num_real_pairs": 2}
 
@@ -32,9 +33,6 @@ def test_a_model_judged_again_has_the_row_of_one_judged_so_at_once(data, tmp_pat
             given |= {"process": "flow", "sampling": {"steps": 2}}
             given |= {"models": [{"family": "dit-kan", **tiny}]}
         return study(data=[data], **given).pinned().trials()[-1]
-
-    def never(step, loss):
-        raise AssertionError("it trains")
 
     run_trial(trial(**changes), tmp_path / "once", device="cpu")
     run_trial(trial(), tmp_path / "again", device="cpu")
