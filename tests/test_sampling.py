@@ -263,10 +263,14 @@ def test_copies_and_files_are_the_same_pipeline_in_any_dtype_and_with_parts_of_o
     read = PointDiffusionPipeline.from_pretrained(tmp_path, torch_dtype=torch.float64)
     for parts, message in (
         ({"safety_checker": None}, "has no argument 'safety_checker'; it has columns, denoiser,"),
+        ({"torch_dtype": torch.int8}, "dtype must be a floating-point one .*, not torch.int8"),
+        ({"torch_dtype": "float16"}, "or 'auto', not float16"),
         ({"denoiser": stirred("mlp")}, "for 100 timesteps.*; give no denoiser or train it again"),
     ):
         with refused(message):
             PointDiffusionPipeline.from_pretrained(tmp_path, **parts)
+    saved = PointDiffusionPipeline.from_pretrained(tmp_path, torch_dtype="auto")
+    assert saved.dtype == torch.float32
     assert pipeline.to(torch.float64) is pipeline
     for wide in (read, pipeline):
         assert wide.denoiser.dtype == wide.dtype == torch.float64

@@ -81,11 +81,12 @@ class Denoiser(ModelMixin, ConfigMixin):
 
         Args:
             pretrained_model_name_or_path: Folder of the denoiser.
-            **kwargs: ``subfolder`` and ``dtype`` (or ``torch_dtype``), as in diffusers, whose
-                options of how files are read have no effect.
+            **kwargs: ``subfolder`` and ``dtype`` (or ``torch_dtype``; ``"auto"`` is that of the
+                file), as in diffusers, whose options of how files are read have no effect.
 
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or of another denoiser.
+            KanDiffusionError: The dtype is no floating-point one.
         """
         root = Path(pretrained_model_name_or_path)
         if not root.is_dir():
@@ -93,7 +94,11 @@ class Denoiser(ModelMixin, ConfigMixin):
                 f"'{root}' is no folder of this machine; download a denoiser before you read it"
             )
         dtype = kwargs.get("dtype") or kwargs.get("torch_dtype")
-        assert dtype is None or isinstance(dtype, torch.dtype)
+        is_real = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+        if dtype not in (None, "auto") and not is_real:
+            raise KanDiffusionError(
+                f"dtype must be a floating-point one such as torch.float16, or 'auto', not {dtype}"
+            )
         folder = root / str(kwargs.get("subfolder") or "")
 
         def build(config: dict[str, object]) -> tuple[str, Callable[[], Self]]:
@@ -102,7 +107,7 @@ class Denoiser(ModelMixin, ConfigMixin):
 
         denoiser = SavedNetwork[Self](folder, "diffusion_pytorch_model", build).load()
         # By torch: diffusers' own warns of parts that another network would keep in float32.
-        return nn.Module.to(denoiser, dtype or denoiser.dtype)
+        return nn.Module.to(denoiser, dtype if isinstance(dtype, torch.dtype) else denoiser.dtype)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
