@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -132,7 +134,13 @@ def test_words_are_known_whatever_their_case_and_others_are_said_with_the_neares
 def test_what_cannot_be_asked_is_refused(untrained):
     for prompt, options, message in (
         ("dark " * 30, {}, "has 32 tokens and 14 fit; say it in fewer words"),
-        ("a", {"num_images_per_prompt": -1}, "num_samples must be .* at least 1, not"),
+        ([], {}, "prompt is a list without a text"),
+        (["a", None], {}, r"a text or a list of texts, not \['a', None\]"),
+        (7, {}, "a text or a list of texts, not 7"),
+        ("a", {"num_images_per_prompt": -1}, "num_images_per_prompt must be .* 1, not -1"),
+        ("a", {"num_images_per_prompt": 2.5}, "num_images_per_prompt must be .* 1, not 2.5"),
+        ("a", {"guidance_scale": math.nan}, "guidance_scale must be a finite number, not nan"),
+        ("a", {"guidance_scale": "3"}, "guidance_scale must be a finite number, not '3'"),
         ("a", {"output_type": "jpg"}, "'pil' or 'pt', not 'jpg'"),
     ):
         with refused(message):

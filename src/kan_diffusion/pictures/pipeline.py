@@ -11,7 +11,9 @@ Classifier-free guidance mixes a prediction with conditions and one without,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -19,7 +21,7 @@ from diffusers import ImagePipelineOutput, SchedulerMixin
 from torch import Tensor
 
 from kan_diffusion.diffusion.sampling import SamplePipeline, StepCallback
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError, require_whole
 from kan_diffusion.pictures.codec import decode
 from kan_diffusion.pictures.denoisers import PictureDenoiser
 from kan_diffusion.processes import Process
@@ -91,16 +93,23 @@ class PictureDiffusionPipeline(SamplePipeline):
             tensor with shape (n, C, S, S).
 
         Raises:
-            KanDiffusionError: A number is out of range, or a prompt too long.
+            KanDiffusionError: A number is out of range, or a prompt too long or no text.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
         if output_type not in ("pil", "pt"):
             raise KanDiffusionError(f"output_type must be 'pil' or 'pt', not {output_type!r}")
-        prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
-        tokens = self.denoiser.vocabulary.tokens(prompts).to(self.device)
-        asked = tokens.repeat_interleave(max(num_images_per_prompt, 0), 0)
-        absent = self.denoiser.absent["input_ids"].to(self.device)
+        require_whole("num_images_per_prompt", num_images_per_prompt)
         scale = guidance_scale
+        if scale is not None and not (isinstance(scale, Real) and math.isfinite(scale)):
+            raise KanDiffusionError(f"guidance_scale must be a finite number, not {scale!r}")
+        prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else prompt
+        if not isinstance(prompts, Sequence) or not all(isinstance(text, str) for text in prompts):
+            raise KanDiffusionError(f"prompt must be a text or a list of texts, not {prompt!r}")
+        if not prompts:
+            raise KanDiffusionError("prompt is a list without a text; give one, or None")
+        tokens = self.denoiser.vocabulary.tokens(prompts).to(self.device)
+        asked = tokens.repeat_interleave(num_images_per_prompt, 0)
+        absent = self.denoiser.absent["input_ids"].to(self.device)
         if scale is None:
             scale = _GUIDANCE if any(prompts) else 1.0
 
