@@ -119,8 +119,7 @@ def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path):
         interrupted = _start(tmp_path, kind)
         checkpoint = _wait_for(interrupted, lambda since=started: _in_training(tmp_path, since))
         saved = _step(checkpoint)
-        # Some more steps, on a busy disk, too, which may hold the worker up; none is kept by itself.
-        time.sleep(35 * SLOWLY)
+        time.sleep(35 * SLOWLY)  # some more steps, also of a worker that waits for a busy disk
         send(interrupted.process.pid, number)
         said = interrupted.wait(PATIENCE)
         codes = {number} if kind == "local" else {number, signal.SIGINT}  # Ray has a handler, too
