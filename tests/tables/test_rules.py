@@ -1,3 +1,4 @@
+import math
 import re
 from functools import cache
 from itertools import permutations
@@ -532,6 +533,43 @@ def test_what_is_drawn_of_two_units_is_converted_to_the_last_digit(
         assert off.max() <= 0.5 + 1e-6
 
 
+@pytest.mark.parametrize(
+    ("factors", "digits", "column"),
+    [
+        ({7: 0.07, 19: 0.19}, 2, "int64"),
+        ({0.07: 1.07, 0.19: 1.19}, 2, "float64"),
+        ({"books": 0.07, "none": 0.0, "other": 0.19}, 2, "category"),
+        ({"USD": 1.0, "EUR": 1.0835, "JPY": 0.0067}, 2, "str"),
+        ({"kg": 1000.0, "g": 1.0}, 0, "str"),
+        ({-1: -1.5, 1: 1.5}, None, "int8"),
+        ({f"product {i:02}": 1.25 + i**2 / 8 for i in range(30)}, 3, "str"),
+    ],
+    ids=str,
+)
+def test_what_each_value_of_a_column_makes_of_a_number_is_a_third(factors, digits, column):
+    rng = np.random.default_rng(0)
+    rate = pd.Series(rng.choice([*factors], 2_000)).astype(column)
+    if digits is None:
+        amount = rng.normal(size=2_000)
+        result = amount * rate.map(factors)
+    else:
+        amount = rng.gamma(2, 50, 2_000).round(digits) + 1
+        result = (amount * rate.map(factors).astype(float)).round(digits)
+    frame = pd.DataFrame({"rate": rate, "amount": amount, "result": result})
+    for columns in permutations(frame):
+        codec = TableCodec.fit(frame[[*columns]])
+        assert "amount*factor(rate)=result" in codec.always
+        one = frame.sample(500, replace=True, random_state=1, ignore_index=True)
+        for known in (None, one[["rate"]], one[["amount"]], one[["result"]], one.iloc[:, 1:]):
+            drawn = _drawn(codec, 500, known)
+            exact = drawn["amount"] * drawn["rate"].map(factors).astype(float)
+            within = 1e-6 * exact.abs() if digits is None else (0.5 + 1e-6) / 10**digits
+            assert ((exact - drawn["result"]).abs() <= within).all()
+    assert TableCodec.from_dict(codec.to_dict()) == codec
+    chance = frame.assign(rate=rng.permutation(rate))
+    assert "amount*factor(rate)=result" not in TableCodec.fit(chance).always
+
+
 def test_what_most_rows_keep_settles_no_cell_against_what_all_keep():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 100, (2, 1000))
@@ -896,6 +934,7 @@ def test_times_of_day_and_weekdays_come_back_where_they_matter():
 def test_rules_that_fit_no_column_are_refused():
     known = next(r for r in _codec("places").to_dict()["rules"] if r["kind"] == "implied")
     linear = {"kind": "linear", "weights": [1, 1, -1]}
+    rated = {"kind": "rated", "places": [1, 4, 2], "codes": [1, 3], "factors": [0.5, 2.0]}
     for name, rule in (
         *(("orders", {"kind": "order", "places": p}) for p in ([0, 9], [0, 0], [0, 1], [0, 3, 5])),
         *(("orders", linear | {"places": p}) for p in ([1, 4], [0, 1, 9], [1, 4, 90], [1, 1, 4])),
@@ -906,6 +945,10 @@ def test_rules_that_fit_no_column_are_refused():
         *(("places", known | {"places": p}) for p in ([9, 0, 2, 3], [5, 0, 2, 3], [1, 1, 2, 3])),
         *(("places", known | {"cells": cells}) for cells in ([[0]], [[12] * 12] * 3, [])),
         ("places", known | {"kind": "never"}),
+        *(("orders", rated | odd) for odd in (
+            {"places": [1, 4]}, {"places": [0, 1, 0]}, {"codes": [1]}, {"codes": [1, 1]},
+            {"factors": [0.5, math.inf]}, {"places": [-1, 1, 4]}, {"codes": [3, 1]},
+        )),
     ):  # fmt: skip
         with refused("codec: ", KanDiffusionError):
             TableCodec.from_dict({**_codec(name).to_dict(), "rules": [rule]})

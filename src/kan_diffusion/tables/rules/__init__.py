@@ -22,6 +22,7 @@ from kan_diffusion.tables.rules.numeric import beyond
 from kan_diffusion.tables.rules.order import Order
 from kan_diffusion.tables.rules.part import Part
 from kan_diffusion.tables.rules.product import Product
+from kan_diffusion.tables.rules.rated import Rated
 from kan_diffusion.tables.rules.together import Implied, Together, joined
 
 logger = logging.getLogger("kan_diffusion.tables")
@@ -33,6 +34,7 @@ RULES: dict[str, type[Rule]] = {
     "product": Product,
     "part": Part,
     "implied": Implied,
+    "rated": Rated,
     "order": Order,
     "together": Together,
     "cycle": Cycle,

@@ -27,6 +27,7 @@ _LARGEST_DATE = 2.0**62  # nanoseconds until 2116; of two dates a difference cou
 _SINGLE = 1e39  # beyond the largest number of single precision
 _ROUNDING = {True: 1e-6, False: 1e-9}  # of sums of single and double precision, relative to terms
 _COUNTED = 10_000  # rows whose heaps are counted
+_AT_ONCE = 2_000  # rows for which options are tried
 _LESS_HEAPED = 2  # times as often as in the least heaped column, two cells of one may be equal
 
 
@@ -95,6 +96,13 @@ def beyond(rows: Rows) -> np.ndarray:
     return result
 
 
+def to_steps(amounts: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Rounds real amounts (n,) to whole numbers where others are whole."""
+    if like.dtype.kind == "f":
+        return amounts
+    return np.rint(amounts).clip(-LARGEST, LARGEST).astype(np.int64)
+
+
 def real(column: Number, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """Returns cells (n,) as real numbers in the unit of the column or days, NaN if missing."""
     # Whole numbers of 64 bits have no room for all without a sign.
@@ -112,9 +120,14 @@ class NumericRule(Rule):
         dependent: Place of the column that is solved for first.
     """
 
+    @property
+    def amounts(self) -> Places:
+        """Places of the columns that are solved for."""
+        return self.places
+
     def following(self, columns: Sequence[Kind]) -> dict[int, set[int]]:
         """Returns for each of its columns all others."""
-        return {place: {*self.places} - {place} for place in self.places}
+        return {place: {*self.places} - {place} for place in self.amounts}
 
     def is_kept(self, x: Sequence[np.ndarray], tolerance: float) -> np.ndarray:
         """Tells where amounts, one array (n,) for each column, keep it, but for rounding."""
@@ -125,12 +138,12 @@ class NumericRule(Rule):
         raise NotImplementedError
 
     def parts(self, columns: Sequence[Kind]) -> list[Number]:
-        """Returns its columns."""
-        return [column for p in self.places if isinstance(column := columns[p], Number)]
+        """Returns the columns that are solved for."""
+        return [column for p in self.amounts if isinstance(column := columns[p], Number)]
 
     def fits(self, columns: Sequence[Kind]) -> bool:
         """Whether there are so many numbers or dates."""
-        return super().fits(columns) and len(self.parts(columns)) == len(self.places)
+        return super().fits(columns) and len(self.parts(columns)) == len(self.amounts)
 
     def _units(self, columns: Sequence[Kind]) -> tuple[list[float], float]:
         """Returns what a whole step of each amount is, 1 where all are whole, and the tolerance."""
@@ -145,7 +158,7 @@ class NumericRule(Rule):
         return [
             whole(column, rows.values(place)) * unit
             for place, column, unit in zip(
-                self.places, self.parts(rows.columns), units, strict=True
+                self.amounts, self.parts(rows.columns), units, strict=True
             )
         ]
 
@@ -177,23 +190,55 @@ class NumericRule(Rule):
         columns = self.parts(rows.columns)
         units, tolerance = self._units(rows.columns)
         x = self._amounts(rows.take(broken.rows, self.places))
-        dependent = [self.places.index(place) for place in self.dependent]
-        order = [*dependent, *(i for i in reversed(range(len(x))) if i not in dependent)]
-        changed = np.zeros((len(x), len(broken.rows)), bool)
+        dependent = [self.amounts.index(place) for place in self.dependent]
+        order = [*dependent, *(i for i in reversed(range(len(columns))) if i not in dependent)]
+        changed = np.zeros((len(columns), len(broken.rows)), bool)
         for is_within in (True,) if broken.given is None else (True, False):
             for i in order:
-                wrong = ~self.is_kept(x, tolerance) & ~broken.stays[:, self.places[i]]
+                wrong = ~self.is_kept(x, tolerance) & ~broken.stays[:, self.amounts[i]]
                 amounts = self.solved([each[wrong] for each in x], i)
                 if is_within:
                     amounts = amounts.clip(*reach(columns[i]) * units[i])
                 x[i][wrong] = amounts
                 changed[i] |= wrong
-        for place, amounts, unit, some in zip(self.places, x, units, changed, strict=True):
+        for place, amounts, unit, some in zip(self.amounts, x, units, changed, strict=False):
             steps = amounts[some] / unit if tolerance else amounts[some]
             is_given = np.zeros(len(steps), dtype=bool)
             if broken.given is not None and self.kept == 1:  # what has exceptions gives way
                 is_given |= broken.given[some][:, self.places].any(axis=1)
             rows.change(place, broken.rows[some], self._values(rows, place, steps, is_given))
+
+    def nearest_pairs(
+        self, rows: Rows, which: int, options: np.ndarray, solved: int, stays: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Takes the nearest options (K,) for one amount with which another one is of whole steps.
+
+        Args:
+            rows: Rows that break it, m of them.
+            which: Which of the amounts is an option.
+            options: What it may be.
+            solved: Which of them follows, within its range.
+            stays: In which rows that one stays, too, (m,).
+
+        Returns:
+            In which rows there is such an option, (m,), and for k of those which it is and the
+            steps of what follows, (k,) each.
+        """
+        units, tolerance = self._units(rows.columns)
+        least, most = reach(self.parts(rows.columns)[solved]) * units[solved]
+        x = [each[:, None] for each in self._amounts(rows)]
+        drawn, x[which] = x[which], options[None]
+        has_one, best = np.zeros(len(drawn), bool), np.zeros(len(drawn), int)
+        following = np.zeros(len(drawn))
+        for some in np.array_split(np.arange(len(drawn)), 1 + len(drawn) // _AT_ONCE):
+            part = [each if i == which else each[some] for i, each in enumerate(x)]
+            amounts = np.where(stays[some, None], part[solved], self.solved(part, solved))
+            part[solved] = amounts
+            fits = self.is_kept(part, tolerance) & (least <= amounts) & (amounts <= most)
+            best[some] = np.where(fits, np.abs(options - drawn[some]), np.inf).argmin(axis=1)
+            pairs = np.arange(len(some)), best[some]
+            has_one[some], following[some] = fits[pairs], amounts[pairs]
+        return has_one, best[has_one], following[has_one] / units[solved]
 
     def _values(
         self, rows: Rows, place: int, steps: np.ndarray, is_given: np.ndarray

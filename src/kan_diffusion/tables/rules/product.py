@@ -16,18 +16,18 @@ from pydantic import Field
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.rules.base import Broken, Rows
 from kan_diffusion.tables.rules.numeric import (
-    LARGEST,
     NumericRule,
     numbers,
     reach,
     real,
     scale,
+    to_steps,
     whole,
 )
 
 _FEW, _LIKELY, _NOT_ZERO = 48, 0.85, 0.3  # rows, and shares of them that make a candidate
 _ROUNDED = 0.5 + 1e-6  # of a step
-_MOST_FACTORS, _AT_ONCE = 1_000, 2_000  # values that are tried, in so many rows at once
+_MOST_FACTORS = 1_000  # values that are tried
 
 
 class Product(NumericRule):
@@ -62,9 +62,7 @@ class Product(NumericRule):
         else:
             by = x[1 - which] * self.steps
             result = np.where(by == 0, x[which], x[2] / np.where(by == 0, 1, by))
-        if x[which].dtype.kind == "f":
-            return result
-        return np.rint(result).clip(-LARGEST, LARGEST).astype(np.int64)
+        return to_steps(result, x[which])
 
     @property
     def is_rounded(self) -> bool:
@@ -87,8 +85,8 @@ class Product(NumericRule):
 
     def _factorise(self, rows: Rows, broken: Broken, which: int) -> None:
         """Sets both factors of rows that still break it, if one of them has few values."""
-        column, other = (self.parts(rows.columns)[i] for i in (which, 1 - which))
-        units, tolerance = self._units(rows.columns)
+        column = self.parts(rows.columns)[which]
+        units, _ = self._units(rows.columns)
         low, high = reach(column)
         left = ~self.holds(rows.take(broken.rows, self.places))
         left &= ~broken.stays[:, self.places[:2]].any(axis=1)
@@ -97,19 +95,13 @@ class Product(NumericRule):
         factors = np.arange(low, high + 1, column.lattice.step)
         if len(column.known):
             factors = np.sort(whole(column, column.known))
-        for some in np.array_split(np.flatnonzero(left), 1 + int(left.sum()) // _AT_ONCE):
-            x = [each[:, None] for each in self._amounts(rows.take(broken.rows[some], self.places))]
-            drawn, x[which] = x[which], factors[None] * units[which]
-            x[1 - which] = amounts = self.solved(x, 1 - which)
-            least, most = reach(other) * units[1 - which]
-            fits = self.is_kept(x, tolerance) & (least <= amounts) & (amounts <= most)
-            best = np.where(fits, np.abs(x[which] - drawn), np.inf).argmin(axis=1)
-            pairs = np.arange(len(some)), best
-            found = fits[pairs]
-            solved = amounts[pairs][found] / units[1 - which]
-            for i, steps in ((which, factors[best][found]), (1 - which, solved)):
-                values = self._values(rows, self.places[i], steps, np.zeros(len(steps), bool))
-                rows.change(self.places[i], broken.rows[some[found]], values)
+        left, options = broken.rows[left], factors * units[which]
+        found, best, steps = self.nearest_pairs(
+            rows.take(left, self.places), which, options, 1 - which, np.zeros(len(left), bool)
+        )
+        for i, each in ((which, factors[best]), (1 - which, steps)):
+            values = self._values(rows, self.places[i], each, np.zeros(len(each), bool))
+            rows.change(self.places[i], left[found], values)
 
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:

@@ -1,0 +1,210 @@
+"""Rates: a number times the factor that each value of another column has is a third number.
+
+With values g of a column of few values and factors f, the rule is c = f(g) a but for the rounding
+of c: a tax by its rate or by the kind of goods, a price by the product. Every row says of the
+factor of its value that it is between (c - h) / a and (c + h) / a, h half a step of c; what most of
+these ranges have in common holds it, and the shortest decimal there is taken. Values that fewer
+than five rows have have no factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Self
+
+import numpy as np
+from annotated_types import Len
+from pydantic import FailFast, Field, FiniteFloat
+
+from kan_diffusion.tables.kinds import Kind
+from kan_diffusion.tables.numbers import SHARING
+from kan_diffusion.tables.rules.base import Broken, Places, Rows
+from kan_diffusion.tables.rules.coded import (
+    MOST_COMBINATIONS,
+    Coded,
+    Codes,
+    are_held,
+    coded_columns,
+    codes_of,
+    values_of,
+)
+from kan_diffusion.tables.rules.numeric import NumericRule, numbers, real, scale, to_steps
+
+_SAMPLE, _FEWEST, _FEW, _LIKELY = 2_000, 8, 48, 0.85  # rows, and the share that make a candidate
+_MANY, _MOST_VALUES = 20, 1_000  # numbers of a column, and categories that have a factor
+_FACTOR = 2  # place among the amounts
+_ROUNDED, _NEAR = 0.5 + 1e-6, 1e-6  # of a step, and relative to numbers without steps
+
+
+class Rated(NumericRule):
+    """A number times the factor of another column's value is a third column.
+
+    Attributes:
+        codes: The values that have a factor, in order: the place of a category among those of its
+            column, or a number in whole steps.
+        factors: How many steps of the third column a step of the second makes with each.
+    """
+
+    least = 0.9
+
+    places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(3, 3)]
+    codes: Codes
+    factors: Annotated[tuple[FiniteFloat, ...], FailFast(), Len(1, MOST_COMBINATIONS)]
+
+    @property
+    def size(self) -> int:
+        """Number of values and factors."""
+        return 2 * len(self.codes)
+
+    @property
+    def amounts(self) -> Places:
+        """Places of the two numbers."""
+        return self.places[1:]
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether the product is rounded with some factor."""
+        return any(not factor.is_integer() for factor in self.factors)
+
+    def names(self, columns: Sequence[Kind]) -> list[str]:
+        """Writes it, such as "net*factor(rate)=tax"."""
+        rate, amount, result = (columns[place].name for place in self.places)
+        return [f"{amount}*factor({rate})={result}"]
+
+    def fits(self, columns: Sequence[Kind]) -> bool:
+        """Whether there are such columns, and a factor of each value."""
+        is_paired = len(self.codes) == len(self.factors) and [*self.codes] == sorted({*self.codes})
+        return super().fits(columns) and is_paired and are_held(columns[self.places[0]], self.codes)
+
+    def following(self, columns: Sequence[Kind]) -> dict[int, set[int]]:
+        """Returns the product, which follows from both others."""
+        return {self.places[2]: {*self.places[:2]}}
+
+    def _amounts(self, rows: Rows) -> list[np.ndarray]:
+        """Returns the amounts of both numbers and the factors, NaN without one, (n,) each."""
+        known, factors = np.array(self.codes), np.array(self.factors)
+        codes, _ = codes_of(rows, self.places[0])
+        at = np.searchsorted(known, codes).clip(0, len(known) - 1)
+        return [*super()._amounts(rows), np.where(known[at] == codes, factors[at], np.nan)]
+
+    def is_kept(self, x: Sequence[np.ndarray], tolerance: float) -> np.ndarray:
+        """Tells where the product is right, but for its rounding, or there is no factor."""
+        amount, result, factor = x
+        expected = amount * factor
+        most = tolerance * np.abs(expected) if tolerance else _ROUNDED
+        return np.asarray(np.isnan(factor) | (np.abs(result - expected) <= most))
+
+    def solved(self, x: Sequence[np.ndarray], which: int) -> np.ndarray:
+        """Returns the product, or the amount, which stays where the factor is zero."""
+        amount, result, factor = x
+        if which == 1:
+            return to_steps(amount * factor, result)
+        return to_steps(np.where(factor == 0, amount, result / np.where(factor, factor, 1)), amount)
+
+    def untell(self, rows: Rows, broken: Broken) -> None:
+        """Solves for a number; where that is not enough, it takes the nearest factor, too."""
+        super().untell(rows, broken._replace(given=None))
+        rate, amount, _ = self.places
+        left = ~self.holds(rows.take(broken.rows, self.places)) & ~broken.stays[:, rate]
+        some, factors = broken.rows[left], np.array(self.factors)
+        found, best, steps = self.nearest_pairs(
+            rows.take(some, self.places), _FACTOR, factors, 0, broken.stays[left, amount]
+        )
+        codes = np.array(self.codes)[best]
+        rows.change(rate, some[found], values_of(rows.columns[rate], codes))
+        amounts = self._values(rows, amount, steps, np.zeros(len(steps), bool))
+        rows.change(amount, some[found], amounts)
+        if broken.given is not None:
+            super().untell(rows, broken)
+
+    @classmethod
+    def find(cls, rows: Rows) -> Iterator[Self]:
+        """Finds products by the factors of each column of few values, those far from 0 first.
+
+        Of a product by f > 1 that is rounded, the amount seems to be one, too, by 1 / f.
+        """
+        random = np.random.default_rng(0)
+        columns = {p: column for p, column in numbers(rows).items() if column.storage.unit is None}
+        few, places = rows.sample(_SAMPLE, random), np.array([*columns], int)
+        cells = np.array([real(column, *few.cells[p]) for p, column in columns.items()])
+        halves = np.array(
+            [0.0 if c.lattice.fine else _ROUNDED * float(scale(c)) for c in columns.values()]
+        )
+        found = []
+        has_many = np.array([len(np.unique(each[~np.isnan(each)])) > _MANY for each in cells], bool)
+        for rate, coded in coded_columns(few).items():
+            if coded.num > (_MANY if rate in columns else _MOST_VALUES):
+                continue
+            commonest = np.bincount(coded.dense[coded.dense >= 0]).argmax()
+            first = np.flatnonzero(coded.dense == commonest)[:_FEW]
+            for place, amount in zip(places, cells, strict=True):
+                near = _share_near(amount[first], cells[:, first], halves[:, None])
+                is_candidate = has_many & (near >= _LIKELY) & (places != place)
+                for result in places[is_candidate] if place != rate else ():
+                    rule = cls._fitted(rows, (rate, int(place), int(result)))
+                    found += [rule.tested(rows, random)] if rule else []
+        return iter(sorted(filter(None, found), key=lambda rule: -min(map(abs, rule.factors))))
+
+    @classmethod
+    def _fitted(cls, rows: Rows, places: Places) -> Self | None:
+        """Makes the rule of three columns with the factors that all rows say; None if all agree."""
+        rate, *both = places
+        columns = [numbers(rows)[place] for place in both]
+        amount, result = (real(c, *rows.cells[p]) for p, c in zip(both, columns, strict=True))
+        is_real = any(column.lattice.fine for column in columns)
+        coded = Coded.of(*codes_of(rows, rate))
+        if coded is None:
+            return None
+        known = np.flatnonzero((coded.dense >= 0) & ~np.isnan(amount + result) & (amount != 0))
+        order = known[np.argsort(coded.dense[known], kind="stable")]
+        amount, result = amount[order], result[order]
+        half = np.abs(result) * _NEAR if is_real else _ROUNDED * float(scale(columns[1]))
+        ends = np.sort([(result - half) / amount, (result + half) / amount], axis=0)
+        begins = np.searchsorted(coded.dense[order], np.arange(coded.num + 1))
+        found = {
+            int(code): _common(*ends[:, begin:end])
+            for code, begin, end in zip(coded.codes, begins, begins[1:], strict=False)
+            if end - begin >= SHARING
+        }
+        if max((low for low, _ in found.values()), default=0.0) <= min(
+            (high for _, high in found.values()), default=0.0
+        ):
+            return None
+        steps = 1.0 if is_real else float(scale(columns[0]) / scale(columns[1]))
+        factors = tuple(_shortest(low, high) * steps for low, high in found.values())
+        return cls(kind="rated", places=places, codes=tuple(found), factors=factors)
+
+
+def _share_near(amount: np.ndarray, results: np.ndarray, halves: np.ndarray) -> np.ndarray:
+    """Returns of which share of rows columns (k, n) are an amount (n,) times a factor of each.
+
+    Args:
+        amount: The amount.
+        results: The columns.
+        halves: Half a step of each, (k, 1).
+    """
+    used = np.flatnonzero(~np.isnan(amount) & (amount != 0))
+    if len(used) < _FEWEST:
+        return np.zeros(len(results))
+    with np.errstate(over="ignore"):
+        ratios = results[:, used] / amount[used]
+        off = halves / np.abs(amount[used]) + _NEAR * np.abs(ratios)
+    middle = np.argsort(ratios, axis=1)[:, [len(used) // 2]]
+    apart = np.abs(ratios - np.take_along_axis(ratios, middle, 1))
+    near = apart <= off + np.take_along_axis(off, middle, 1)
+    return np.asarray(near.sum(axis=1) / np.maximum((~np.isnan(ratios)).sum(axis=1), _FEWEST))
+
+
+def _common(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
+    """Returns the ends of what most of ranges, (n,) each, have in common."""
+    ends = np.concatenate([low, high])
+    order = np.argsort(ends, kind="stable")
+    best = int(np.where(order < len(low), 1, -1).cumsum().argmax())
+    return float(ends[order[best]]), float(ends[order[best + 1]])
+
+
+def _shortest(low: float, high: float) -> float:
+    """Returns the number with the fewest digits in a range."""
+    middle = (low + high) / 2
+    rounded = (float(f"{middle:.{digits}g}") for digits in range(1, 17))
+    return next((each for each in rounded if low <= each <= high), middle)
