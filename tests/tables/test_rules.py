@@ -570,6 +570,27 @@ def test_what_each_value_of_a_column_makes_of_a_number_is_a_third(factors, digit
     assert "amount*factor(rate)=result" not in TableCodec.fit(chance).always
 
 
+def test_what_all_rows_keep_and_what_follows_from_no_other_cell_comes_first():
+    rng = np.random.default_rng(1)
+    net = (rng.gamma(2, 200, 1000) + 5).round(2)
+    tax = (0.19 * net).round(2)
+    premium = (net + tax).round(2)
+    frame = pd.DataFrame({"net": net, "tax": tax, "premium": premium})
+    codec = TableCodec.fit(frame.assign(monthly=(premium / 12).round(2)))
+    assert {"0.19*net=tax", "net+tax=premium", "premium/12=monthly"} <= {*codec.always}
+
+    # Each subtotal is one of a single product, whose price is no other than its own.
+    prices = {"A": 9.99, "B": 19.99, "C": 4.5, "D": 49.0, "E": 129.0}
+    product, pieces = rng.choice([*prices], 600), rng.integers(1, 6, 600)
+    price = pd.Series(product).map(prices)
+    frame = pd.DataFrame({"product": product, "price": price, "pieces": pieces})
+    codec = TableCodec.fit(frame.assign(subtotal=(price * pieces).round(2)))
+    assert {*codec.always} == {"product->price", "price*pieces=subtotal"}
+    for known in ({"product": "E"}, {"subtotal": 258.0}):
+        drawn = _drawn(codec, 300, pd.DataFrame(known, index=range(300)))
+        assert (drawn["product"].map(prices) == drawn["price"]).all()
+
+
 def test_what_most_rows_keep_settles_no_cell_against_what_all_keep():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 100, (2, 1000))

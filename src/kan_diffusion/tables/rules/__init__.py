@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import chain
 from typing import Annotated
 
 import numpy as np
@@ -54,7 +55,8 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
 
     Each column depends on others by one rule at most, and not on itself, so that rules come in an
     order in which columns come before those that depend on them. A rule that follows from others
-    has no column left to tell. Of rules that tell one column, the surest counts.
+    has no column left to tell. Of rules that tell one column, the surest counts, and what cells
+    imply that follow from others counts last.
 
     Raises:
         DataError: There is no rule of such a name.
@@ -71,11 +73,17 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
     names: list[str] = []
     left_out = 0
     found = [rule for kind in RULES.values() for rule in kind.find(rows)]
-    for rule in sorted(found, key=_order_found):
+    found.sort(key=_order_found)
+    late: list[Rule] = []
+    for number, rule in enumerate(chain(found, late)):
+        places = {*rule.places}
+        is_of_followers = not behind.keys().isdisjoint(places.difference(rule.dependent))
+        if rule.dependent and is_of_followers and number < len(found):
+            late.append(rule)
+            continue
         names += (said := rule.names(rows.columns))
         if not without.isdisjoint(said):
             continue
-        places = {*rule.places}
         if rule.is_of_gaps:
             has_room = _has_room(rules, rule)
             rules += [rule] if has_room else []
@@ -141,9 +149,15 @@ def _order_kept(rule: Rule, behind: dict[int, set[int]]) -> int:
     return len(places) if adapts else 0
 
 
-def _order_found(rule: Rule) -> tuple[bool, bool, bool]:
-    """Sorts relations first, of these what nearly all rows keep, and that to the last digit."""
-    return not rule.is_relation, rule.kept < _NEARLY_ALWAYS, rule.is_rounded
+def _order_found(rule: Rule) -> tuple[bool, bool, bool, bool]:
+    """Sorts relations first, of these what all or nearly all rows keep, and that exactly."""
+    kept = rule.kept
+    return (
+        not rule.is_relation,
+        kept < _NEARLY_ALWAYS,
+        kept < 1 and rule.is_rounded,
+        rule.is_rounded,
+    )
 
 
 def _has_room(rules: Sequence[Rule], rule: Rule) -> bool:
