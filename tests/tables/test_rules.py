@@ -570,6 +570,29 @@ def test_what_each_value_of_a_column_makes_of_a_number_is_a_third(factors, digit
     assert "amount*factor(rate)=result" not in TableCodec.fit(chance).always
 
 
+def _quotients(digits, percent):
+    rng = np.random.default_rng(0)
+    by, part = rng.gamma(4, 2, (2, 1000)).round(digits) + 1
+    quotient = (percent * part / by).round(2)
+    return pd.DataFrame({"part": part, "by": by, "quotient": quotient})
+
+
+@pytest.mark.parametrize(("digits", "percent"), [(0, 1), (1, 1), (2, 1), (1, 100)])
+def test_of_a_quotient_and_its_parts_the_quotient_is_rounded(digits, percent):
+    frame = _quotients(digits, percent)
+    for columns in permutations(frame):
+        codec = TableCodec.fit(frame[[*columns]])
+        assert {f"{percent}*part/by=quotient".removeprefix("1*")} <= {*codec.always}
+        one = frame.sample(500, replace=True, random_state=1, ignore_index=True)
+        for known in (None, *(one[[name]] for name in one), one.iloc[:, :2]):
+            drawn = _drawn(codec, 500, known)
+            off = percent * drawn["part"] / drawn["by"] - drawn["quotient"]
+            assert (off.abs() <= 0.005 + 1e-6).all()
+    halves = pd.DataFrame({"price": [4.0, 2.5, 3.2, 9.9] * 100, "pieces": [*range(1, 101)] * 4})
+    halves["total"] = (halves["price"] * halves["pieces"]).round(2)
+    assert "price*pieces=total" in TableCodec.fit(halves).always
+
+
 def test_what_all_rows_keep_and_what_follows_from_no_other_cell_comes_first():
     rng = np.random.default_rng(1)
     net = (rng.gamma(2, 200, 1000) + 5).round(2)
