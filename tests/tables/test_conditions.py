@@ -298,6 +298,11 @@ def test_the_declared_order_of_categories_decides_a_range_whatever_they_are(decl
     for given in (f"{second}<=size<={first}", *unknown):
         with refused(f"known: {first}"):
             _met(given, size=size)
+    wider = pd.concat([known, known.max() + (known.max() - known.min()) * pd.Series([1, 2])])
+    wide = size.astype(pd.CategoricalDtype(wider, ordered=True))  # with some that no row has
+    assert _met({"size": (second, wider.iloc[-2])}, size=wide) == (PLACE % 3 > 0).tolist()
+    with refused(f"no value of column 'size' is within .*known: {first}"):
+        _met({"size": tuple(wider[-2:])}, size=wide)
     # In order by value, any end will do.
     rising = size.astype(pd.CategoricalDtype(known.sort_values(), ordered=True))
     ends = (2.5, None) if first == 3 else ("2021-02-15", None)

@@ -114,6 +114,16 @@ def test_numbers_and_dates_come_in_the_steps_of_the_column_and_never_across_zero
         assert drawn.max() < 2.1 * values.max()
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_number_is_zero_where_all_are_above_it_or_all_below(sign, dtype):
+    rng = np.random.default_rng(0)
+    values = pd.Series(sign * 10 ** -rng.gamma(1, 3, 3000), dtype=dtype)
+    drawn = sign * fit_column("p", values).values(rng.normal(size=20_000))
+    assert drawn.min() >= 0.01 * values.abs().min()
+    assert 0.5 < np.quantile(drawn, 0.01) / values.abs().quantile(0.01) < 2
+
+
 def test_numbers_near_the_end_of_a_small_dtype_come_as_far_as_the_data_go():
     for seed in range(4):
         values = (np.random.default_rng(seed).random(200) * 65_000).astype("float16")

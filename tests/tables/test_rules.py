@@ -813,6 +813,23 @@ def test_a_line_says_what_follows_from_given_cells_and_leaves_its_range(caplog):
         caplog.clear()
 
 
+def test_no_line_says_what_follows_from_cells_where_none_is_given_or_it_is_at_the_end(caplog):
+    rng = np.random.default_rng(0)
+    shown = np.minimum(rng.geometric(0.4, 3000), 9)
+    left = np.minimum(rng.integers(0, 3, 3000), shown)
+    codec = TableCodec.fit(pd.DataFrame({"shown": shown, "left": left, "clicks": shown - left}))
+    assert codec.always
+    _drawn(codec, 20_000, spread=2)
+    warm = np.repeat(rng.normal(20, 2, 300).round(3), 10)
+    pair = pd.DataFrame({"warm": warm, "cold": (warm - 5).round(3)}, dtype="float32")
+    codec = TableCodec.fit(pair)
+    assert codec.always == ("warm=cold+5",)
+    for end in (pair.min(), pair.max()):
+        drawn = _drawn(codec, 20, pd.DataFrame({"cold": [end["cold"]] * 20}, dtype="float32"))
+        assert (drawn["warm"] == np.float32(end["warm"])).all()
+    assert caplog.text == ""
+
+
 def test_cells_that_no_row_has_together_are_refused():
     codec = _codec("orders")
     for cells, shown in (

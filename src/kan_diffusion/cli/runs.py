@@ -91,7 +91,7 @@ class DataOptions(options.Options):
     kinds: Annotated[options.Names, AfterValidator(_kinds), Parameter("--columns"), _TABLES] = None
     """Kinds of columns: zip=category,day=date:%m/%d/%Y; found by default."""
     missing: Annotated[options.Names, _TABLES] = None
-    """Words for gaps in a text file, such as '?,unknown'."""
+    """Words for gaps in a text file, such as '?,unknown'; of a dash --missing=-."""
     thousands: Annotated[str | None, _TABLES] = None
     """Mark of thousands in the numbers of a text file, such as ','."""
     scaling: Annotated[str | None, _TABLES] = None

@@ -268,14 +268,14 @@ class NetworkDenoiser(PointDenoiser):
             return KANLinear(fan_in, fan_out, bias, **options, **curves)
 
         width, *fan_outs = [*((1 + int(gated)) * units for units in hidden), data_dim]
-        self.code: nn.Linear | LearnedFunctions | None = None
+        self.time_code: nn.Linear | LearnedFunctions | None = None
         if learned_inputs:
             count = 1 + 2 * num_input_frequencies
             self.first: EdgeLayer | nn.Linear = SharedKANLinear(num_inputs, width, count, **waves)
-            self.code = None if rank is None else LearnedFunctions(1, rank, **waves)
+            self.time_code = None if rank is None else LearnedFunctions(1, rank, **waves)
         else:
             self.first = edge_layer(0, num_inputs, width) if edges else nn.Linear(num_inputs, width)
-            self.code = None if rank is None else nn.Linear(num_times, rank, bias=False)
+            self.time_code = None if rank is None else nn.Linear(num_times, rank, bias=False)
         codes = num_times if modulated else rank
         self.layers = nn.ModuleList()
         for number, (units, fan_out) in enumerate(zip(hidden, fan_outs, strict=True), start=1):
@@ -343,7 +343,7 @@ class NetworkDenoiser(PointDenoiser):
             inputs = inputs * (1 + scale[-1] + time @ scale[:-1])
         if self.config.modulated:
             return inputs, each
-        return inputs, None if self.code is None else self.code(time)
+        return inputs, None if self.time_code is None else self.time_code(time)
 
     def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
         inputs, code = self._inputs(points, steps)
@@ -367,7 +367,7 @@ class NetworkDenoiser(PointDenoiser):
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
-        parts = self.first, self.code, *self.layers
+        parts = self.first, self.time_code, *self.layers
         # An angle of each wave's two features of a coordinate, and four for each of these.
         waves_of_points = 9 * self.data_dim * self.num_input_frequencies
         total = waves_of_points + sum(map(_flops_of, parts))
@@ -382,7 +382,7 @@ class NetworkDenoiser(PointDenoiser):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters from ``generator`` (torch's default one when None)."""
-        for part in (self.first, self.code, *self.layers):
+        for part in (self.first, self.time_code, *self.layers):
             if part is not None:
                 _draw(part, self.config.init == "xavier", generator)
         for parameter in (self.input_scale, self.given):

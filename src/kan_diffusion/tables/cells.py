@@ -218,8 +218,9 @@ def _mark(thousands: str) -> str:
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell is a number, with a decimal point or comma."""
-    return re.match(_NUMBER, cell.replace(",", ".")) is not None
+    """Whether a cell is a number with digits, and a decimal point or comma."""
+    has_digits = re.search("[0-9]", cell) is not None
+    return has_digits and re.match(_NUMBER, cell.replace(",", ".")) is not None
 
 
 def _shown(cell: str) -> str:

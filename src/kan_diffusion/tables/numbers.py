@@ -4,7 +4,7 @@ r"""Numbers of a column, equally spaced or any, and smooth monotone maps of them
 any k, if the numbers are as fine as float64. Numbers of 64 bits and their differences are exact; k
 is float64. The smallest and the largest number are those of the data if five rows share them;
 otherwise they are rounded outwards, so that they reveal no single row, and decimals and fine
-numbers may be drawn beyond them: by up to a twentieth of the range, but never across zero.
+numbers may be drawn beyond them: by up to a twentieth of the range, but never to zero or across it.
 
 **Jumps.** Of hours worked a week nearly half are 40. A number that at least five rows and 0.1 % of
 them share is a jump of the distribution function F. A jump takes its share of the normal
@@ -163,7 +163,10 @@ class Lattice(Settings):
         below = 0 if shared[0] else min(room, low if low >= 0 else low - least)
         above = 0 if shared[1] else min(room, -high if high <= 0 else most - high)
         if fine:
-            return cls(fine=True, low=low, high=high, lowest=low - below, highest=high + above)
+            # Zero itself is none of numbers that are all above it, or all below.
+            lowest = max(low - below, _near_zero(first)) if first > 0 else low - below
+            highest = min(high + above, -_near_zero(-last)) if last < 0 else high + above
+            return cls(fine=True, low=low, high=high, lowest=lowest, highest=highest)
         ends = {"high": num, "lowest": -int(below // step), "highest": num + int(above // step)}
         return lattice.model_copy(update={"origin": low, "step": step, **ends})
 
@@ -206,6 +209,11 @@ class Lattice(Settings):
                 values = values.astype(f"datetime64[{self.calendar}]")
             return values.view(np.int64)
         return values.astype(np.int64) if values.dtype.kind == "b" else values
+
+
+def _near_zero(end: float) -> float:
+    """Returns a power of ten below a number that is above zero."""
+    return float(10.0 ** (math.floor(math.log10(end)) - 1))
 
 
 def _outward(end: float, digits: int, rounding: Callable[[Decimal], int]) -> float:

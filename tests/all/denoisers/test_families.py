@@ -9,6 +9,15 @@ class TestFamily(FamilyContract):
     pass
 
 
+@pytest.mark.parametrize("family", [*FEW, "residual-kan", "residual-mlp"])
+@pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated")
+def test_an_exported_model_does_what_it_did(family):
+    denoiser = stirred(family).eval()
+    exported = torch.export.export(denoiser, (X, STEPS), {"return_dict": False}).module()
+    plain = {"return_dict": False}
+    torch.testing.assert_close(exported(X, STEPS, **plain), denoiser(X, STEPS, **plain))
+
+
 # Others differ from these by their basis, activation or inputs; tests/kan compiles every basis.
 @pytest.mark.parametrize("family", [*FEW, "residual-kan", "residual-mlp"])
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")

@@ -180,11 +180,13 @@ class Category(Kind):
                 f"column '{self.name}' has categories and no ranges; give a value or a list"
             )
         ends = [end for end in (low, high) if end is not None]
+        # All of the dtype, which may have some that no row has.
+        declared = self.storage.from_scalars(self.storage.values or self.categories)
         # Not rounded to a whole number, which may be one that there is.
         dtype = None if known.dtype.kind in "iu" else known.dtype
-        self.require_possible(np.array(ends, dtype))
-        places = (None if end is None else np.argmax(known == end) for end in (low, high))
-        return super().between(place_among(known, values), *places)
+        self.require_possible(np.array([end for end in ends if end not in declared], dtype))
+        places = (None if end is None else np.argmax(declared == end) for end in (low, high))
+        return super().between(place_among(declared, values), *places)
 
 
 class Constant(Kind):

@@ -92,6 +92,8 @@ def beyond(rows: Rows) -> np.ndarray:
     result = np.zeros((len(rows.values(0)), len(rows.columns)), dtype=bool)
     for place, column in numbers(rows, exact=False).items():
         (values, missing), reached = rows.cells[place], column.reach
+        if column.storage.holds == "real":  # as the dtype rounds the ends
+            values, _ = column.parse(column.restore(values, missing))
         result[:, place] = ~missing & ((values < reached[0]) | (values > reached[-1]))
     return result
 
