@@ -49,12 +49,13 @@ def test_modes_are_converted():
         ("RGB", plain, [-1.0, 1.0, -0.6]),
         ("RGB", clear, [1.0, 1.0, 1.0]),
         ("RGB", half, [1.0, 0.6, 0.6]),
+        ("L", Image.new("LA", (8, 8), (0, 51)), [0.6]),
         ("L", red, [round(0.299 * 255) / 127.5 - 1]),  # luma of ITU-R 601-2
     ):
         found = encode([picture], 8, mode)[0]
         expected = torch.tensor(value)[:, None, None].expand_as(found)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    for mode, kept in (("1", "L"), ("LA", "RGB"), ("P", "RGB"), ("CMYK", "RGB")):
+    for mode, kept in (("1", "L"), ("LA", "L"), ("P", "RGB"), ("CMYK", "RGB")):
         assert squared(Image.new(mode, (8, 8)), 8).mode == kept
 
 

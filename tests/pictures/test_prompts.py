@@ -145,3 +145,5 @@ def test_what_cannot_be_asked_is_refused(untrained):
     ):
         with refused(message):
             untrained(prompt, **options)
+    with refused("the prompt 'cat' has 3 tokens and 2 fit; give no prompt, since no picture"):
+        Vocabulary.of([""] * 3).tokens(["cat"])

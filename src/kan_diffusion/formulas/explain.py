@@ -387,10 +387,14 @@ def _sentences(
         yield said
     columns = [each.name for each in maps]
     if others := [name for name in columns if name.startswith(("normal score of", "code of"))]:
+        of_scores = any(name.startswith("normal score of") for name in others)
+        remedy = (
+            ", and normal scores are normal whatever their column is; train with the scaling "
+            "standard to read numbers as they are"
+        )
         yield (
-            f"Formulas and curves are of {', '.join(others)}, not of the columns themselves, and "
-            "normal scores are normal whatever their column is; train with the scaling "
-            "standard to read numbers as they are."
+            f"Formulas and curves are of {', '.join(others)}, not of the columns themselves"
+            f"{remedy if of_scores else ''}."
         )
     for name, stage in standings.items():
         if stage.trouble:

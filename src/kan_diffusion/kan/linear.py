@@ -197,7 +197,7 @@ class EdgeLayer(BasisLayer):
 class KANLinear(EdgeLayer):
     r"""A layer of learned univariate functions, used where ``nn.Linear`` would be.
 
-    An infinite input gives NaN, the sum of functions that are infinite with either sign.
+    An infinite input gives NaN or an infinite output, as the functions at its end add up.
 
     Args:
         in_features: Size of the last dimension of the input.

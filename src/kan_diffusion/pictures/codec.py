@@ -37,14 +37,14 @@ def squared(picture: Image.Image, size: int) -> Image.Image:
             f"a picture of mode {picture.mode} has values of 16 or 32 bits; save it with 8 bits a "
             "channel"
         )
-    mode = "L" if picture.mode in ("L", "1") else "RGB"
+    mode = "L" if picture.mode in ("L", "LA", "La", "1") else "RGB"
     picture = picture.convert("RGBA" if picture.has_transparency_data else mode)
     if picture.size != (size, size):
         picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.LANCZOS)
     if picture.mode != "RGBA":
         return picture
     white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
+    return Image.alpha_composite(white, picture).convert(mode)
 
 
 def encode(pictures: Sequence[Image.Image], size: int, mode: Mode | None = None) -> Tensor:

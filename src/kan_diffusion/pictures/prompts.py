@@ -87,9 +87,11 @@ class Vocabulary:
         for prompt in prompts:
             row = [_START, *(self.numbers.get(word, _UNKNOWN) for word in _words(prompt)), _END]
             if len(row) > self.length:
+                remedy = "say it in fewer words"
+                if self.length <= len([_START, _END]):
+                    remedy = "give no prompt, since no picture trained on has a caption"
                 raise KanDiffusionError(
-                    f"the prompt '{prompt}' has {len(row)} tokens and {self.length} fit; "
-                    "say it in fewer words"
+                    f"the prompt '{prompt}' has {len(row)} tokens and {self.length} fit; {remedy}"
                 )
             rows.append(row + [_PAD] * (self.length - len(row)))
         return torch.tensor(rows)

@@ -181,7 +181,7 @@ def test_a_file_is_the_same_wherever_it_lies(made, tmp_path):
         pd.DataFrame(points + (place == "other"), columns=["x", "y"]).to_csv(path, index=False)
         folders.append(made(place, data=str(path), number=number))
     assert len(read_runs(folders[:2]).config.data) == 1
-    with refused("do not have the same content of 'points'") as caught:
+    with refused("do not have the same content or held-out part of 'points'") as caught:
         read_runs(folders)
     assert str(folders[2]) in str(caught.value)
 

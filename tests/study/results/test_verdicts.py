@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers import refused
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import (
     bootstrap_interval,
@@ -230,6 +231,13 @@ def test_any_measure_is_compared_with_the_mlp_that_is_judged_best():
         (1 + kan.interval.low / mean, 1 + kan.interval.high / mean)
     )
     assert compare(results, "moons")[0].measure == "excess"
+    for asked, message in (
+        (("nowhere",), "unknown data set 'nowhere'"),
+        (("moons", "nothing"), "unknown measure 'nothing'"),
+        (("moons", "energy", "nobody"), "unknown model 'nobody'"),
+    ):
+        with refused(message):
+            compare(results, *asked)
 
 
 def test_leads_sum_up_the_data_sets_with_an_exact_oracle():

@@ -228,7 +228,7 @@ def _require_alike(trials: Sequence[TrialResult]) -> None:
             "process": config.process,
             "sampler": config.sampling,
             "way of judging": config.judging.model_copy(update={"num_drawn": 1}),
-            f"content of '{config.data.name}'": config.data.identity(),
+            f"content or held-out part of '{config.data.name}'": config.data.identity(),
             # Which runs of several studies share their draws, their seeds say alone.
             "number within their studies": config.seed if several else 0,
         }.items():

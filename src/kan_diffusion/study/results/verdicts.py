@@ -29,6 +29,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from kan_diffusion.errors import require_known
 from kan_diffusion.study.tasks import JudgedMeasure
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import (
@@ -284,8 +285,15 @@ def compare(
     Returns:
         A comparison for each model but the baseline, in the order of the rows. P-values are not
         corrected.
+
+    Raises:
+        KanDiffusionError: The study has no such data set, measure or model.
     """
+    require_known("data set", data, results.data_sets())
     models, measure = _equal_models(results, data), measure or results.judged(data)
+    require_known("measure", measure, [*results.rows])
+    if baseline is not None:
+        require_known("model", baseline, results.models(data))
     mlps = [name for name, kind in models.items() if kind == "mlp"]
     against = baseline or next(iter(_means(results, data, mlps)), None)
     return [
