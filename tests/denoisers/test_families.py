@@ -140,6 +140,19 @@ NOT_ONE = 3
 """
 
 
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    made = denoiser("mlp", params=900)
+    (tmp_path / "file").touch()
+    for name, options, message in (
+        ("file", {}, "file' is a file; give a folder to write"),
+        ("folder", {"safe_serialization": False}, "leave out safe_serialization and variant"),
+        ("folder", {"variant": "fp16"}, "leave out safe_serialization and variant"),
+    ):
+        with refused(message):
+            made.save_pretrained(tmp_path / name, **options)
+    assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
 def test_a_family_is_named_by_its_module(tmp_path, monkeypatch):
     (tmp_path / "own_family.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)

@@ -73,6 +73,25 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     config_name = "config.json"
 
+    def save_pretrained(self, save_directory: str | Path, **kwargs: object) -> None:
+        """Writes the denoiser as :meth:`from_pretrained` reads it.
+
+        Args:
+            save_directory: Folder to write.
+            **kwargs: Options of diffusers, but for other formats and variants.
+
+        Raises:
+            KanDiffusionError: There is a file, or what would be written is never read.
+        """
+        if Path(save_directory).is_file():
+            raise KanDiffusionError(f"'{save_directory}' is a file; give a folder to write")
+        if not kwargs.get("safe_serialization", True) or kwargs.get("variant") is not None:
+            raise KanDiffusionError(
+                "denoisers are read from safetensors without a variant alone; leave out "
+                "safe_serialization and variant"
+            )
+        super().save_pretrained(save_directory, **kwargs)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
         """Reads a denoiser that ``save_pretrained`` wrote, after checking it.
