@@ -174,6 +174,12 @@ def _read_text(
         _require_lines(path, each)
     if re.fullmatch(rb"sep=.", lines[0]):
         raise DataError(f"'{path}' begins with a line for Excel, {lines[0].decode()!r}; delete it")
+    head, *rest = (_num_cells(line, _delimiter(lines[1:])) for line in lines)
+    if lines[0].startswith(b"#") and head == 1 and rest > [1]:
+        raise DataError(
+            f"'{path}' begins with a comment; delete all lines above the one with the names of "
+            "columns"
+        )
     delimiter = "\t" if ending_of(path) == ".tsv" else _delimiter(lines)
     names, unnamed = _numbered(_num_cells(lines[0], delimiter)), tuple[str, ...]()
     require_size(f"'{path}'", 1, len(names))
