@@ -27,7 +27,7 @@ def _by_formula(denoiser, x, timestep, observed):
     if config.learned_inputs:
         place = 8 * time - 4
         first = function_by_function(denoiser.first, torch.cat([x, place], 1)).flatten(1)
-        code = function_by_function(denoiser.code, place)[:, 0]
+        code = function_by_function(denoiser.time_code, place)[:, 0]
         output = linear(first, denoiser.first.weight, denoiser.first.bias)
     else:
         angles = (
@@ -41,7 +41,9 @@ def _by_formula(denoiser, x, timestep, observed):
                 inputs = seen * (1 + last + waves_of_time @ torch.stack(rows))
         else:
             inputs = torch.cat([seen, waves_of_time], 1)
-            code = None if denoiser.code is None else waves_of_time @ denoiser.code.weight.T
+            code = (
+                None if denoiser.time_code is None else waves_of_time @ denoiser.time_code.weight.T
+            )
         output = denoiser.first(inputs)
     for told, shift in zip(mask.T, denoiser.given.T, strict=True):
         output = output + told[:, None] * shift

@@ -161,7 +161,9 @@ def test_pictures_are_grey_if_all_are_or_as_asked(tmp_path):
     assert dataset.shape == (1, 8, 8)
     assert said.keys() == {_bytes(path) for path in tmp_path.glob("*.png")}
     assert _load(tmp_path, mode="RGB")[1].shape == (3, 8, 8)
-    write_noise(tmp_path / "other.png", 50, "LA", (40, 20))
+    write_noise(tmp_path / "clear.png", 50, "LA", (40, 20))
+    assert _load(tmp_path)[1].shape == (1, 8, 8)
+    write_noise(tmp_path / "other.png", 51, "RGBA", (40, 20))
     assert _load(tmp_path)[1].shape == (3, 8, 8)
     assert _load(tmp_path, mode="L")[1].shape == (1, 8, 8)
 
