@@ -122,6 +122,9 @@ def test_no_number_is_zero_where_all_are_above_it_or_all_below(sign, dtype):
     drawn = sign * fit_column("p", values).values(rng.normal(size=20_000))
     assert drawn.min() >= 0.01 * values.abs().min()
     assert 0.5 < np.quantile(drawn, 0.01) / values.abs().quantile(0.01) < 2
+    prices = pd.Series(sign * rng.uniform(0.01, 9, 1000).round(2), dtype=dtype)
+    drawn = sign * fit_column("price", prices).values(rng.normal(size=50_000))
+    assert drawn.min() >= 0.01 - 1e-9
 
 
 def test_numbers_near_the_end_of_a_small_dtype_come_as_far_as_the_data_go():

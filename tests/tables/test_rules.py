@@ -541,7 +541,8 @@ def test_what_is_drawn_of_two_units_is_converted_to_the_last_digit(
         ({"books": 0.07, "none": 0.0, "other": 0.19}, 2, "category"),
         ({"USD": 1.0, "EUR": 1.0835, "JPY": 0.0067}, 2, "str"),
         ({"kg": 1000.0, "g": 1.0}, 0, "str"),
-        ({-1: -1.5, 1: 1.5}, None, "int8"),
+        ({-1: -1.5, 0: 0.0, 1: 1.5}, None, "int8"),
+        ({"a": 3.14159265, "b": 2.71828183}, None, "str"),
         ({f"product {i:02}": 1.25 + i**2 / 8 for i in range(30)}, 3, "str"),
     ],
     ids=str,
@@ -566,8 +567,30 @@ def test_what_each_value_of_a_column_makes_of_a_number_is_a_third(factors, digit
             within = 1e-6 * exact.abs() if digits is None else (0.5 + 1e-6) / 10**digits
             assert ((exact - drawn["result"]).abs() <= within).all()
     assert TableCodec.from_dict(codec.to_dict()) == codec
+    frame["result"] = frame["result"].mask(rng.random(2_000) < 0.7)
+    assert "amount*factor(rate)=result" in TableCodec.fit(frame).always
     chance = frame.assign(rate=rng.permutation(rate))
     assert "amount*factor(rate)=result" not in TableCodec.fit(chance).always
+
+
+@pytest.mark.parametrize(
+    ("step", "factors"),
+    [
+        (100, {"I": 0.12, "II": 0.18, "III": 0.31}),
+        (5, {"USD": 1.0835, "GBP": 0.8567, "CHF": 0.9641}),
+        (0.01, {"food": 0.07, "other": 0.19, "none": 0.0}),
+    ],
+    ids=str,
+)
+def test_of_a_product_and_a_coarse_amount_the_product_is_told(step, factors):
+    rng = np.random.default_rng(0)
+    kind, amount = rng.choice([*factors], 1000), (rng.integers(20, 9000, 1000) * step).round(2)
+    frame = pd.DataFrame({"kind": kind, "amount": amount})
+    frame["part"] = (amount * frame["kind"].map(factors)).round(2)
+    for columns in permutations(frame):
+        drawn = _drawn(TableCodec.fit(frame[[*columns]]), 300)
+        off = drawn["amount"] * drawn["kind"].map(factors) - drawn["part"]
+        assert (off.abs() <= 0.005 + 1e-6).all()
 
 
 def _quotients(digits, percent):

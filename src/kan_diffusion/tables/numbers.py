@@ -167,7 +167,12 @@ class Lattice(Settings):
             lowest = max(low - below, _near_zero(first)) if first > 0 else low - below
             highest = min(high + above, -_near_zero(-last)) if last < 0 else high + above
             return cls(fine=True, low=low, high=high, lowest=lowest, highest=highest)
-        ends = {"high": num, "lowest": -int(below // step), "highest": num + int(above // step)}
+        lowest, highest = -int(below // step), num + int(above // step)
+        if first > 0 and kind != "M":
+            lowest = max(lowest, -((int(low) - 1) // step))
+        if last < 0 and kind != "M":
+            highest = min(highest, (-1 - int(low)) // step)
+        ends = {"high": num, "lowest": lowest, "highest": highest}
         return lattice.model_copy(update={"origin": low, "step": step, **ends})
 
     def steps(self, values: np.ndarray) -> np.ndarray:

@@ -48,6 +48,12 @@ def largest(columns: Sequence[Number]) -> float:
     return LARGEST if is_number else _LARGEST_DATE * min(len(columns), 2)
 
 
+def rounding(columns: Sequence[Number]) -> float:
+    """Returns the rounding of sums and products of columns, of which one at least is fine."""
+    ends = [column.storage.limits[1] for column in columns if column.storage.holds == "real"]
+    return _ROUNDING[min(ends) < _SINGLE]
+
+
 def scale(column: Number) -> Fraction:
     """Returns what a whole step of a column is, in its unit, or in days."""
     unit = column.storage.unit
@@ -152,8 +158,7 @@ class NumericRule(Rule):
         parts = self.parts(columns)
         if not any(column.lattice.fine for column in parts):
             return [1] * len(parts), 0.0
-        is_single = min(c.storage.limits[1] for c in parts if c.storage.holds == "real") < _SINGLE
-        return [float(scale(column)) for column in parts], _ROUNDING[is_single]
+        return [float(scale(column)) for column in parts], rounding(parts)
 
     def _amounts(self, rows: Rows) -> list[np.ndarray]:
         units, _ = self._units(rows.columns)

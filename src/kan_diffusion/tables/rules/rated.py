@@ -9,7 +9,8 @@ than five rows have have no factor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from annotated_types import Len
 from pydantic import FailFast, Field, FiniteFloat
 
 from kan_diffusion.tables.kinds import Kind
+from kan_diffusion.tables.kinds.number import Number
 from kan_diffusion.tables.numbers import SHARING
 from kan_diffusion.tables.rules.base import Broken, Places, Rows
 from kan_diffusion.tables.rules.coded import (
@@ -28,12 +30,19 @@ from kan_diffusion.tables.rules.coded import (
     codes_of,
     values_of,
 )
-from kan_diffusion.tables.rules.numeric import NumericRule, numbers, real, scale, to_steps
+from kan_diffusion.tables.rules.numeric import (
+    NumericRule,
+    numbers,
+    real,
+    rounding,
+    scale,
+    to_steps,
+)
 
 _SAMPLE, _FEWEST, _FEW, _LIKELY = 2_000, 8, 48, 0.85  # rows, and the share that make a candidate
 _MANY, _MOST_VALUES = 20, 1_000  # numbers of a column, and categories that have a factor
 _FACTOR = 2  # place among the amounts
-_ROUNDED, _NEAR = 0.5 + 1e-6, 1e-6  # of a step, and relative to numbers without steps
+_ROUNDED, _NEAR = 0.5 + 1e-6, 1e-6  # of a step, and of ratios of candidates
 
 
 class Rated(NumericRule):
@@ -119,31 +128,42 @@ class Rated(NumericRule):
 
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:
-        """Finds products by the factors of each column of few values, those far from 0 first.
+        """Finds products by the factors of each column of few values.
 
-        Of a product by f > 1 that is rounded, the amount seems to be one, too, by 1 / f.
+        The amount often is a product, too, by the factors 1 / f, but for some rounding. So those of
+        more values come first, then those whose products have finer steps relative to their size,
+        and then those of factors with fewer digits.
         """
         random = np.random.default_rng(0)
         columns = {p: column for p, column in numbers(rows).items() if column.storage.unit is None}
         few, places = rows.sample(_SAMPLE, random), np.array([*columns], int)
-        cells = np.array([real(column, *few.cells[p]) for p, column in columns.items()])
-        halves = np.array(
-            [0.0 if c.lattice.fine else _ROUNDED * float(scale(c)) for c in columns.values()]
+        has_many = np.array(
+            [len(np.unique(few.values(p)[~few.cells[p][1]])) > _MANY for p in columns], bool
         )
         found = []
-        has_many = np.array([len(np.unique(each[~np.isnan(each)])) > _MANY for each in cells], bool)
-        for rate, coded in coded_columns(few).items():
+        for rate, coded in coded_columns(rows).items():
             if coded.num > (_MANY if rate in columns else _MOST_VALUES):
                 continue
-            commonest = np.bincount(coded.dense[coded.dense >= 0]).argmax()
-            first = np.flatnonzero(coded.dense == commonest)[:_FEW]
-            for place, amount in zip(places, cells, strict=True):
-                near = _share_near(amount[first], cells[:, first], halves[:, None])
-                is_candidate = has_many & (near >= _LIKELY) & (places != place)
-                for result in places[is_candidate] if place != rate else ():
-                    rule = cls._fitted(rows, (rate, int(place), int(result)))
-                    found += [rule.tested(rows, random)] if rule else []
-        return iter(sorted(filter(None, found), key=lambda rule: -min(map(abs, rule.factors))))
+            candidates = _candidates(rows, columns, coded) & has_many
+            candidates &= (places != rate)[:, None] & (places[:, None] != places)
+            for amount, result in np.argwhere(candidates):
+                rule = cls._fitted(rows, (rate, int(places[amount]), int(places[result])))
+                found += [rule.tested(rows, random)] if rule else []
+        sizes = {p: np.abs(real(c, *few.cells[p])) for p, c in columns.items()}
+        steps = {
+            p: 0.0 if c.lattice.fine else float(scale(c)) * c.lattice.step / np.nanmean(sizes[p])
+            for p, c in columns.items()
+            if sizes[p][~np.isnan(sizes[p])].any()
+        }
+
+        def order(rule: Self) -> tuple[float, ...]:
+            return -len(rule.codes), steps.get(rule.places[2], 0.0), rule._digits()
+
+        return iter(sorted(filter(None, found), key=order))
+
+    def _digits(self) -> int:
+        written = (f"{factor:.15g}".partition("e")[0] for factor in self.factors)
+        return sum(len(re.sub("[-.]|^0[.0]*", "", each)) for each in written)
 
     @classmethod
     def _fitted(cls, rows: Rows, places: Places) -> Self | None:
@@ -158,8 +178,11 @@ class Rated(NumericRule):
         known = np.flatnonzero((coded.dense >= 0) & ~np.isnan(amount + result) & (amount != 0))
         order = known[np.argsort(coded.dense[known], kind="stable")]
         amount, result = amount[order], result[order]
-        half = np.abs(result) * _NEAR if is_real else _ROUNDED * float(scale(columns[1]))
-        ends = np.sort([(result - half) / amount, (result + half) / amount], axis=0)
+        half = _ROUNDED * float(scale(columns[1]))
+        if is_real:
+            half = np.abs(result) * rounding(columns) / 2
+        steps = 1.0 if is_real else float(scale(columns[0]) / scale(columns[1]))
+        ends = steps * np.sort([(result - half) / amount, (result + half) / amount], axis=0)
         begins = np.searchsorted(coded.dense[order], np.arange(coded.num + 1))
         found = {
             int(code): _common(*ends[:, begin:end])
@@ -170,29 +193,59 @@ class Rated(NumericRule):
             (high for _, high in found.values()), default=0.0
         ):
             return None
-        steps = 1.0 if is_real else float(scale(columns[0]) / scale(columns[1]))
-        factors = tuple(_shortest(low, high) * steps for low, high in found.values())
+        factors = tuple(_shortest(low, high) for low, high in found.values())
         return cls(kind="rated", places=places, codes=tuple(found), factors=factors)
 
 
-def _share_near(amount: np.ndarray, results: np.ndarray, halves: np.ndarray) -> np.ndarray:
-    """Returns of which share of rows columns (k, n) are an amount (n,) times a factor of each.
+def _candidates(rows: Rows, columns: Mapping[int, Number], coded: Coded) -> np.ndarray:
+    """Tells which columns (k,) may be others (k,) times a factor, by the two commonest values.
+
+    Of one of the values at least the factor is not zero, as it is of columns that are mostly zero.
+    """
+    counts = np.bincount(coded.dense[coded.dense >= 0])
+    halves = np.array(
+        [[0.0 if c.lattice.fine else _ROUNDED * float(scale(c))] for c in columns.values()]
+    )
+    are_near = np.ones((len(columns), len(columns)), bool)
+    are_zero = are_near.copy()
+    for value in np.argsort(-counts, kind="stable")[:2]:
+        some = rows.take(np.flatnonzero(coded.dense == value)[:_FEW], [*columns])
+        cells = np.array([real(column, *some.cells[p]) for p, column in columns.items()])
+        for i, amount in enumerate(cells):
+            share, factor = _share_near(amount, cells, halves)
+            are_near[i] &= share >= _LIKELY
+            are_zero[i] &= factor == 0
+    return np.asarray(are_near & ~are_zero)
+
+
+def _share_near(
+    amount: np.ndarray, results: np.ndarray, halves: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns of which share of rows columns are an amount times a factor of each, and those.
 
     Args:
-        amount: The amount.
-        results: The columns.
+        amount: The amount, (n,).
+        results: The columns, (k, n).
         halves: Half a step of each, (k, 1).
+
+    Returns:
+        Shares and factors, (k,) each; 1 and 0 where too few rows tell.
     """
     used = np.flatnonzero(~np.isnan(amount) & (amount != 0))
-    if len(used) < _FEWEST:
-        return np.zeros(len(results))
     with np.errstate(over="ignore"):
         ratios = results[:, used] / amount[used]
         off = halves / np.abs(amount[used]) + _NEAR * np.abs(ratios)
-    middle = np.argsort(ratios, axis=1)[:, [len(used) // 2]]
-    apart = np.abs(ratios - np.take_along_axis(ratios, middle, 1))
-    near = apart <= off + np.take_along_axis(off, middle, 1)
-    return np.asarray(near.sum(axis=1) / np.maximum((~np.isnan(ratios)).sum(axis=1), _FEWEST))
+    known = (~np.isnan(ratios)).sum(axis=1)
+    has_enough = known >= _FEWEST
+    if not has_enough.any():
+        return np.ones(len(results)), np.zeros(len(results))
+    middle = np.take_along_axis(
+        np.argsort(ratios, axis=1), known[:, None] // 2 * has_enough[:, None], 1
+    )
+    factor = np.take_along_axis(ratios, middle, 1)
+    near = np.abs(ratios - factor) <= off + np.take_along_axis(off, middle, 1)
+    share = near.sum(axis=1) / np.maximum(known, 1)
+    return np.where(has_enough, share, 1.0), np.where(has_enough, factor[:, 0], 0.0)
 
 
 def _common(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
