@@ -593,6 +593,15 @@ def test_of_a_product_and_a_coarse_amount_the_product_is_told(step, factors):
         assert (off.abs() <= 0.005 + 1e-6).all()
 
 
+def test_an_amount_that_goes_with_the_value_makes_no_product():
+    rng = np.random.default_rng(0)
+    model = rng.integers(0, 30, 3000)
+    power = 40 + 3 * model + rng.integers(0, 2, 3000)  # about a half of the model
+    frame = pd.DataFrame({"model": model, "list": 21 + 17 * model, "power": power})
+    codec = TableCodec.fit(frame.assign(model=frame["model"].map("model {}".format)))
+    assert not any("factor" in rule for rule in (*codec.always, *codec.mostly))
+
+
 def _quotients(digits, percent):
     rng = np.random.default_rng(0)
     by, part = rng.gamma(4, 2, (2, 1000)).round(digits) + 1

@@ -237,7 +237,8 @@ def _share_near(
         off = halves / np.abs(amount[used]) + _NEAR * np.abs(ratios)
     known = (~np.isnan(ratios)).sum(axis=1)
     has_enough = known >= _FEWEST
-    if not has_enough.any():
+    # An amount that the value implies would say nothing.
+    if not has_enough.any() or (amount[used] == amount[used[0]]).all():
         return np.ones(len(results)), np.zeros(len(results))
     middle = np.take_along_axis(
         np.argsort(ratios, axis=1), known[:, None] // 2 * has_enough[:, None], 1
