@@ -282,8 +282,8 @@ class TableCodec(Settings):
                 how = "since it is given which of these cells have a value"
             said.append((count, f"break {name}, {how}"))
         outside = beyond(table)
-        # A given number may be beyond its range, and what follows from it, too; where none is
-        # given, it is one of the few numbers that too few rows have to be told.
+        # A given number may be beyond its range, and what follows from it, too. Where no cell is
+        # given, a number beyond is one of the data that fewer than five rows have.
         outside &= given.any(axis=1, keepdims=True) & ~(outside & given).any(axis=1, keepdims=True)
         for place in np.flatnonzero(outside.any(axis=0)).tolist():
             column, values = self.columns[place], table.values(place)[outside[:, place]]

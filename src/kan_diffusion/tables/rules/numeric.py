@@ -208,7 +208,9 @@ class NumericRule(Rule):
                     amounts = amounts.clip(*reach(columns[i]) * units[i])
                 x[i][wrong] = amounts
                 changed[i] |= wrong
-        for place, amounts, unit, some in zip(self.amounts, x, units, changed, strict=False):
+        for place, amounts, unit, some in zip(
+            self.amounts, x[: len(columns)], units, changed, strict=True
+        ):
             steps = amounts[some] / unit if tolerance else amounts[some]
             is_given = np.zeros(len(steps), dtype=bool)
             if broken.given is not None and self.kept == 1:  # what has exceptions gives way

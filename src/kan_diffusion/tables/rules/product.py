@@ -30,7 +30,7 @@ from kan_diffusion.tables.rules.numeric import (
 
 _FEW, _LIKELY, _NOT_ZERO = 48, 0.85, 0.3  # rows, and shares of them that make a candidate
 _ROUNDED = 0.5 + 1e-6  # of a step
-_DOUBLED = 5e-3  # share of rows that have to keep what leaves twice the room beyond the others
+_DOUBLED = 5e-3  # share of rows by which more have to keep what leaves twice the room
 _MOST_FACTORS = 1_000  # values that are tried
 
 

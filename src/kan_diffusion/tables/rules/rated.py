@@ -162,6 +162,7 @@ class Rated(NumericRule):
         return iter(sorted(filter(None, found), key=order))
 
     def _digits(self) -> int:
+        """Counts the significant digits of all factors."""
         written = (f"{factor:.15g}".partition("e")[0] for factor in self.factors)
         return sum(len(re.sub("[-.]|^0[.0]*", "", each)) for each in written)
 
@@ -184,17 +185,17 @@ class Rated(NumericRule):
         steps = 1.0 if is_real else float(scale(columns[0]) / scale(columns[1]))
         ends = steps * np.sort([(result - half) / amount, (result + half) / amount], axis=0)
         begins = np.searchsorted(coded.dense[order], np.arange(coded.num + 1))
-        found = {
+        shared = {
             int(code): _common(*ends[:, begin:end])
             for code, begin, end in zip(coded.codes, begins, begins[1:], strict=False)
             if end - begin >= SHARING
         }
-        if max((low for low, _ in found.values()), default=0.0) <= min(
-            (high for _, high in found.values()), default=0.0
+        if max((low for low, _ in shared.values()), default=0.0) <= min(
+            (high for _, high in shared.values()), default=0.0
         ):
             return None
-        factors = tuple(_shortest(low, high) for low, high in found.values())
-        return cls(kind="rated", places=places, codes=tuple(found), factors=factors)
+        factors = tuple(_shortest(low, high) for low, high in shared.values())
+        return cls(kind="rated", places=places, codes=tuple(shared), factors=factors)
 
 
 def _candidates(rows: Rows, columns: Mapping[int, Number], coded: Coded) -> np.ndarray:
