@@ -19,7 +19,7 @@ from kan_diffusion.tables.rules.base import MOST_SOUGHT, Broken, Places, Rows, R
 from kan_diffusion.tables.rules.cycle import Cycle
 from kan_diffusion.tables.rules.linear import Linear
 from kan_diffusion.tables.rules.mending import obey, settle
-from kan_diffusion.tables.rules.numeric import NumericRule, beyond
+from kan_diffusion.tables.rules.numeric import beyond
 from kan_diffusion.tables.rules.order import Order
 from kan_diffusion.tables.rules.part import Part
 from kan_diffusion.tables.rules.product import Product
@@ -152,11 +152,11 @@ def _order_kept(rule: Rule, behind: dict[int, set[int]]) -> int:
 def _order_found(rule: Rule) -> tuple[bool, ...]:
     """Sorts relations first, of these what all or nearly all rows keep, and that exactly.
 
-    Equations come before what cells imply, as many different sums imply their parts by chance.
+    What cells imply comes last, as many different sums imply their parts by chance.
     """
     is_weak, is_rounded = rule.kept < _NEARLY_ALWAYS, rule.is_rounded
-    is_other = not isinstance(rule, NumericRule)
-    return not rule.is_relation, is_weak, rule.kept < 1 and is_rounded, is_other, is_rounded
+    is_listed = isinstance(rule, Together)
+    return not rule.is_relation, is_weak, rule.kept < 1 and is_rounded, is_listed, is_rounded
 
 
 def _has_room(rules: Sequence[Rule], rule: Rule) -> bool:
