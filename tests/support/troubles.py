@@ -6,7 +6,8 @@ name of a folder: there a trial of `KILLED` kills its process once, at step `CAL
 file that is named by its process and holds the niceness of it.
 
 Where the environment has `PACE`, a step takes at least so many seconds. It changes no number. Where
-it has `JUDGED`, the name of a file, a trial that is judged makes it and comes to no end.
+it has `STEPPED`, the name of a file, each step adds a byte to it as it begins. Where it has
+`JUDGED`, the name of a file, a trial that is judged makes it and comes to no end.
 """
 
 import os
@@ -19,6 +20,7 @@ from kan_diffusion.denoisers.base import ModelMixin  # noqa: F401  # from_pretra
 
 FOLDER = "KAN_DIFFUSION_TROUBLES"
 PACE = "KAN_DIFFUSION_PACE"
+STEPPED = "KAN_DIFFUSION_STEPPED"
 JUDGED = "KAN_DIFFUSION_JUDGED"
 CALM = 60
 
@@ -27,6 +29,9 @@ class UndisturbedMLP(NetworkDenoiser):
     def forward(self, *arguments, **options):
         if self.training and PACE in os.environ:
             time.sleep(float(os.environ[PACE]))
+        if self.training and STEPPED in os.environ:
+            with open(os.environ[STEPPED], "ab") as file:
+                file.write(b".")
         while not self.training and JUDGED in os.environ:
             Path(os.environ[JUDGED]).touch()
             time.sleep(0.05)

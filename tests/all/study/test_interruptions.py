@@ -15,7 +15,7 @@ from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import run_trial
 from make import EVALUATION, study, trial_content
 from one_by_one import one_by_one
-from troubles import JUDGED, PACE
+from troubles import JUDGED, PACE, STEPPED
 
 EVERY = 50
 STEPS = 200
@@ -100,6 +100,7 @@ SIGNALS = ((signal.SIGINT, os.killpg), (signal.SIGTERM, os.killpg), (signal.SIGH
 @pytest.mark.parametrize("kind", ["local", "ray"])
 def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path):
     set_traps(tmp_path)
+    stepped = tmp_path / "stepped"
     finished = {}
     if kind == "local":
         started = time.time_ns()
@@ -116,10 +117,11 @@ def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path):
 
     for number, send in SIGNALS:  # in the middle of a trial
         started = time.time_ns()
-        interrupted = _start(tmp_path, kind)
+        interrupted = _start(tmp_path, kind, **{STEPPED: str(stepped)})
         checkpoint = _wait_for(interrupted, lambda since=started: _in_training(tmp_path, since))
         saved = _step(checkpoint)
-        time.sleep(35 * SLOWLY)  # some more steps, also of a worker that waits for a busy disk
+        taken = stepped.stat().st_size
+        _wait_for(interrupted, lambda since=taken: stepped.stat().st_size > since + 1)  # a step
         send(interrupted.process.pid, number)
         said = interrupted.wait(PATIENCE)
         codes = {number} if kind == "local" else {number, signal.SIGINT}  # Ray has a handler, too
