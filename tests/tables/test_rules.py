@@ -625,6 +625,54 @@ def test_of_a_quotient_and_its_parts_the_quotient_is_rounded(digits, percent):
     assert "price*pieces=total" in TableCodec.fit(halves).always
 
 
+def _shelves():
+    """A unit price is a quotient and a part of a sum."""
+    rng = np.random.default_rng(0)
+    kg = rng.integers(1, 400, 1000) / 10
+    total = (kg * rng.uniform(2, 9, 1000)).round(2)
+    unit, deposit = (total / kg).round(2), rng.choice([0.25, 0.5, 1.0], 1000)
+    columns = {"total": total, "kg": kg, "unit": unit, "deposit": deposit}
+    return pd.DataFrame(columns | {"shelf": (unit + deposit).round(2)}), 3
+
+
+def _taxed():
+    """A tax is a product of what is without it, and what is with it their sum."""
+    rng = np.random.default_rng(0)
+    net, rate = rng.lognormal(4, 1, 1000).round(2), rng.choice([7, 19], 1000)
+    tax = (net * rate / 100 + 1e-9).round(2)
+    columns = {"net": net, "rate": rate, "tax": tax, "gross": (net + tax).round(2)}
+    return pd.DataFrame(columns), 4
+
+
+@pytest.mark.parametrize(
+    ("table", "holds"),
+    [
+        (
+            _shelves,
+            {
+                "a quotient": lambda t: (t["total"] / t["kg"] - t["unit"]).abs() <= 0.005 + 1e-6,
+                "a sum": lambda t: (t["unit"] + t["deposit"] - t["shelf"]).abs() < 1e-6,
+            },
+        ),
+        (
+            _taxed,
+            {
+                "a tax": lambda t: (t["net"] * t["rate"] / 100 - t["tax"]).abs() <= 0.005 + 1e-6,
+                "a sum": lambda t: (t["net"] + t["tax"] - t["gross"]).abs() < 1e-6,
+            },
+        ),
+    ],
+)
+def test_a_column_is_told_otherwise_where_another_rule_needs_it(table, holds):
+    frame, num = table()
+    for columns in permutations(frame, num):
+        first = [*columns, *frame.columns.difference(columns)]
+        drawn = _drawn(TableCodec.fit(frame[first]), 200)
+        assert {name: rule(drawn).all() for name, rule in holds.items()} == dict.fromkeys(
+            holds, True
+        )
+
+
 def test_what_all_rows_keep_and_what_follows_from_no_other_cell_comes_first():
     rng = np.random.default_rng(1)
     net = (rng.gamma(2, 200, 1000) + 5).round(2)
@@ -644,6 +692,19 @@ def test_what_all_rows_keep_and_what_follows_from_no_other_cell_comes_first():
     for known in ({"product": "E"}, {"subtotal": 258.0}):
         drawn = _drawn(codec, 300, pd.DataFrame(known, index=range(300)))
         assert (drawn["product"].map(prices) == drawn["price"]).all()
+
+
+def test_what_all_rows_keep_does_not_follow_from_what_most_keep():
+    rng = np.random.default_rng(0)
+    paid = {"principal": rng.gamma(1, 900, 2000).round(2), "interest": rng.gamma(1, 500, 2000)}
+    paid["interest"] = paid["interest"].round(2)
+    total = (paid["principal"] + paid["interest"] + (rng.random(2000) < 0.01)).round(2)
+    frame = pd.DataFrame(paid | {"total": total})
+    codec = TableCodec.fit(frame)
+    assert codec.mostly == {"principal+interest=total": pytest.approx(0.99, abs=0.005)}
+    assert {*codec.always} == {"principal<=total", "interest<=total"}
+    drawn = _drawn(codec, 1000)
+    assert (drawn[["principal", "interest"]].max(axis=1) <= drawn["total"]).all()
 
 
 def test_what_most_rows_keep_settles_no_cell_against_what_all_keep():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import Annotated
@@ -17,6 +17,7 @@ from kan_diffusion.settings import of_kind
 from kan_diffusion.tables.rules.absent import Absent
 from kan_diffusion.tables.rules.base import MOST_SOUGHT, Broken, Places, Rows, Rule
 from kan_diffusion.tables.rules.cycle import Cycle
+from kan_diffusion.tables.rules.dependence import Dependence
 from kan_diffusion.tables.rules.linear import Linear
 from kan_diffusion.tables.rules.mending import obey, settle
 from kan_diffusion.tables.rules.numeric import beyond
@@ -44,7 +45,6 @@ RULES: dict[str, type[Rule]] = {
 """Rules by name, in the order in which they are found."""
 
 _MOST_SHUFFLED = 2_000  # rows that tell whether one rule implies another
-_NEARLY_ALWAYS = 0.95  # share of rows that keep a rule beside which another says nothing new
 
 AnyRule = Annotated[SerializeAsAny[Rule], of_kind("rule", RULES)]
 """A rule of any kind, which a file tells by its name."""
@@ -53,10 +53,8 @@ AnyRule = Annotated[SerializeAsAny[Rule], of_kind("rule", RULES)]
 def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rule, ...]:
     """Finds the rules that rows keep, but for those with a name in ``without``.
 
-    Each column depends on others by one rule at most, and not on itself, so that rules come in an
-    order in which columns come before those that depend on them. A rule that follows from others
-    has no column left to tell. Of rules that tell one column, the surest counts, and what cells
-    imply that follow from others counts last.
+    Of rules that tell one column, the surest counts, and what cells imply that follow from others
+    counts last. Where one that all rows keep finds no column to tell, another may leave it one.
 
     Raises:
         DataError: There is no rule of such a name.
@@ -66,61 +64,62 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
             f"rules are sought among the first {MOST_SOUGHT} columns of numbers and of categories "
             f"alone, of {num:,}"
         )
-    rules: list[Rule] = []
-    behind: dict[int, set[int]] = {}  # what each dependent column follows from, and that in turn
-    roots = {place: {place} for place in range(len(rows.columns))}  # and what it nearly always does
-    known: list[Rule] = []
+    told = Dependence(len(rows.columns))
     names: list[str] = []
     left_out = 0
     found = [rule for kind in RULES.values() for rule in kind.find(rows)]
     found.sort(key=_order_found)
     late: list[Rule] = []
     for number, rule in enumerate(chain(found, late)):
-        places = {*rule.places}
-        is_of_followers = not behind.keys().isdisjoint(places.difference(rule.dependent))
-        if rule.dependent and is_of_followers and number < len(found):
+        is_late = number >= len(found)
+        if rule.dependent and told.is_of_followers(rule) and not is_late:
             late.append(rule)
             continue
         names += (said := rule.names(rows.columns))
         if not without.isdisjoint(said):
             continue
-        if rule.is_of_gaps:
-            has_room = _has_room(rules, rule)
-            rules += [rule] if has_room else []
-            left_out += not has_room
+        choices: Sequence[Places] = [rule.dependent]
+        may_move = False
+        if rule.is_relation and not rule.is_of_gaps:
+            choices = rule.choices(rows)
+            beside = [each for each in told.known if {*rule.places} <= {*each.places}]
+            if choices[0]:
+                is_known = rule.is_weak and bool(beside)
+            else:  # it tells no column
+                surer = (each for each in beside if each.kept == 1 or rule.kept < 1)
+                is_known = any(_implies(each, rule, rows) for each in surer)
+            if is_known or told.is_of_one(rule):
+                continue
+            may_move = rule.kept == 1 and not (is_late or beside or _follows(rule, found, rows))
+        elif not (rule.is_relation or told.behind.keys().isdisjoint(rule.places)):
             continue
-        if not rule.is_relation:
-            rules += [] if places & {*behind} or not _has_room(rules, rule) else [rule]
+        if (extended := told.extended(rule, choices, rows, may_move)) is None:
             continue
-        choices, is_weak = rule.choices(rows), rule.kept < _NEARLY_ALWAYS
-        beside = [each for each in known if places.issubset(each.places)]
-        if choices[0]:
-            is_known = is_weak and bool(beside)
-        else:  # it tells no column
-            is_known = any(_implies(each, rule, rows) for each in beside)
-        if is_known or len(set().union(*(roots[place] for place in places))) < 2:
-            continue
-        free = (each for each in choices if _is_free(rule, each, behind))
-        if (dependent := next(free, None)) is None:
-            continue
-        if not _has_room(rules, rule):
+        if _has_room(told.rules, rule):
+            told = extended
+        else:
             left_out += 1
-            continue
-        rule = rule.model_copy(update={"dependent": dependent})
-        rules.append(rule)
-        parts = places.difference(dependent)
-        _follow(behind, dependent, _behind(parts, behind))
-        if dependent and not is_weak:
-            known.append(rule)
-            if not rule.is_rounded:
-                _follow(roots, dependent, set().union(*(roots[place] for place in parts)))
-                roots = {place: each.difference(dependent) for place, each in roots.items()}
     if left_out:
         logger.warning(f"{left_out:,} rules more than a table may have are left out")
     for name in without:
         if name not in names:
             raise DataError(f"there is no rule '{name}'; known: {listed(names) or 'none'}")
-    return tuple(sorted(joined(rules), key=lambda rule: _order_kept(rule, behind)))
+    return tuple(sorted(joined(told.rules), key=lambda rule: _order_kept(rule, told)))
+
+
+def _follows(rule: Rule, others: Sequence[Rule], rows: Rows) -> bool:
+    """Whether a column of a rule follows from its others also by what all rows keep exactly."""
+    exact = [each for each in others if each.kept == 1 and not each.is_rounded and each != rule]
+    steps = [step for each in exact for step in each.following(rows.columns).items()]
+    for place in set().union(*rule.choices(rows)):
+        known: set[int] = {*rule.places} - {place}
+        size = 0
+        while size < len(known):
+            size = len(known)
+            known |= {told for told, parts in steps if parts <= known}
+        if place in known:
+            return True
+    return False
 
 
 def _implies(relation: Rule, rule: Rule, rows: Rows) -> bool:
@@ -142,9 +141,9 @@ def _implies(relation: Rule, rule: Rule, rows: Rows) -> bool:
     return bool(broken.mean() <= 1 - rule.kept)
 
 
-def _order_kept(rule: Rule, behind: dict[int, set[int]]) -> int:
+def _order_kept(rule: Rule, told: Dependence) -> int:
     """Sorts rules of columns that nothing tells, or fewer do, before those of others."""
-    places = _behind(rule.places, behind)
+    places = told.all_behind(rule.places)
     adapts = rule.dependent or rule.is_loose or places != {*rule.places}
     return len(places) if adapts else 0
 
@@ -154,9 +153,9 @@ def _order_found(rule: Rule) -> tuple[bool, ...]:
 
     What cells imply comes last, as many different sums imply their parts by chance.
     """
-    is_weak, is_rounded = rule.kept < _NEARLY_ALWAYS, rule.is_rounded
+    is_less = rule.kept < 1 and rule.is_rounded
     is_listed = isinstance(rule, Together)
-    return not rule.is_relation, is_weak, rule.kept < 1 and is_rounded, is_listed, is_rounded
+    return not rule.is_relation, rule.is_weak, is_less, is_listed, rule.is_rounded
 
 
 def _has_room(rules: Sequence[Rule], rule: Rule) -> bool:
@@ -164,22 +163,3 @@ def _has_room(rules: Sequence[Rule], rule: Rule) -> bool:
     if len(rules) >= MOST_RULES:
         return False
     return not rule.size or sum(each.size for each in [*rules, rule]) <= MOST_CODES
-
-
-def _follow(those: dict[int, set[int]], dependent: Collection[int], parts: set[int]) -> None:
-    """Lets columns follow from ``parts``, and so do all that follow from these columns."""
-    for place, others in those.items():
-        if not others.isdisjoint(dependent):
-            those[place] = others | parts
-    those |= dict.fromkeys(dependent, parts)
-
-
-def _behind(places: Collection[int], behind: dict[int, set[int]]) -> set[int]:
-    """Returns columns and all that they follow from."""
-    return {*places}.union(*(behind.get(place, ()) for place in places))
-
-
-def _is_free(rule: Rule, dependent: Places, behind: dict[int, set[int]]) -> bool:
-    """Whether no rule tells columns yet, and none of the others follows from them."""
-    parts = _behind({*rule.places} - {*dependent}, behind)
-    return behind.keys().isdisjoint(dependent) and parts.isdisjoint(dependent)

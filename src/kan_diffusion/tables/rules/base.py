@@ -40,6 +40,7 @@ _LUCK = 0.03  # by which few rows may break a rule more often than all
 FEWEST_ROWS = 200  # without a gap
 _MOST_BROKEN = 0.05  # share of rows that shuffling one of the columns breaks
 _EVIDENCE, _TIMES = 20, 4  # rows that break a rule by chance, and times as many as in the data
+_NEARLY_ALWAYS = 0.95  # share of rows that keep a rule beside which another says nothing new
 
 MOST_SOUGHT = 200
 """Columns of numbers, and of categories, among which rules are sought."""
@@ -209,6 +210,11 @@ class Rule(Settings):
         """
         are_enough = is_beyond_chance(num * broken, num * chances.min())
         return bool(chances.max() >= _MOST_BROKEN and are_enough)
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether so many rows break it that another of its columns may say more."""
+        return self.kept < _NEARLY_ALWAYS
 
     @property
     def is_rounded(self) -> bool:
