@@ -86,14 +86,14 @@ def test_a_mild_shape_is_standardised():
         np.testing.assert_allclose(line.forward(values)[0], expected, atol=1e-14)
 
 
-@pytest.mark.parametrize("orders", [30, 598])
-def test_columns_over_many_orders_of_magnitude(orders):
-    values = np.sort(10 ** np.random.default_rng(0).uniform(-orders / 2, orders / 2, 5000))
+@pytest.mark.parametrize("powers", [(-15, 15), (-299, 299), (-322, -300)])
+def test_columns_over_many_orders_of_magnitude(powers):
+    values = np.sort(10 ** np.random.default_rng(0).uniform(*powers, 5000))
     spline = fit_numbers(values, (0.0, None))
     z, slope = spline.forward(values)
     assert np.abs(z).max() < 12
     assert np.isfinite(slope).all()
-    if orders < 100:
+    if powers == (-15, 15):
         assert (np.diff(z) >= 0).all()
         np.testing.assert_allclose(spline.inverse(z), values, rtol=1e-6)
 

@@ -570,7 +570,8 @@ def _distinct(x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     while len(unique) > 2:
         width = np.diff(unique)
         beside = np.maximum(np.append(width[1:], 0), np.insert(width[:-1], 0, 0))
-        near = (width < _NEAREST * beside) | (np.diff(scores) < 1e-9)
+        apart = np.maximum(_NEAREST * beside, _SMALLEST_SPREAD)
+        near = (width < apart) | (np.diff(scores) < 1e-9)
         if not near.any():
             break
         gone = max(1, int(np.argmax(near)))  # the right one, so that the first stays
