@@ -171,7 +171,7 @@ class Linear(NumericRule):
         """Finds sums among all columns of numbers and dates.
 
         Of two columns that are nearly always equal but for an offset, the later one is left out of
-        further sums.
+        further sums, or that of fewer digits.
 
         Yields:
             Those of fewer columns first.
@@ -206,7 +206,8 @@ class Linear(NumericRule):
             seen.add(frozenset(grown))
             are_equal = len(grown) == 2 and {*map(abs, grown.values())} == {1}
             if are_equal and rule.kept > 1 - _RARELY / 10:
-                search.leave_out(max(grown))
+                size = dict(zip(rule.places, map(abs, rule.weights), strict=True))
+                search.leave_out(max(grown, key=lambda p: (rule.is_rounded and size[p], p)))
 
     @classmethod
     def _fitted(
