@@ -153,9 +153,10 @@ def _order_found(rule: Rule) -> tuple[bool, ...]:
 
     What cells imply comes last, as many different sums imply their parts by chance.
     """
-    is_less = rule.kept < 1 and rule.is_rounded
-    is_listed = isinstance(rule, Together)
-    return not rule.is_relation, rule.is_weak, is_less, is_listed, rule.is_rounded
+    has_exceptions = rule.kept < 1
+    is_less, is_listed = has_exceptions and rule.is_rounded, isinstance(rule, Together)
+    order = rule.is_weak, is_less, is_listed, rule.is_rounded, has_exceptions
+    return not rule.is_relation, *order
 
 
 def _has_room(rules: Sequence[Rule], rule: Rule) -> bool:

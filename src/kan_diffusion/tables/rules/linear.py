@@ -170,8 +170,8 @@ class Linear(NumericRule):
     def find(cls, rows: Rows) -> Iterator[Self]:
         """Finds sums among all columns of numbers and dates.
 
-        Of two columns that are nearly always equal but for an offset, the later one is left out of
-        further sums, or that of fewer digits.
+        Of two columns that are always equal but for an offset, the later one is left out of further
+        sums, or that of fewer digits.
 
         Yields:
             Those of fewer columns first.
@@ -205,7 +205,7 @@ class Linear(NumericRule):
             yield rule
             seen.add(frozenset(grown))
             are_equal = len(grown) == 2 and {*map(abs, grown.values())} == {1}
-            if are_equal and rule.kept > 1 - _RARELY / 10:
+            if are_equal and rule.kept == 1:
                 size = dict(zip(rule.places, map(abs, rule.weights), strict=True))
                 search.leave_out(max(grown, key=lambda p: (rule.is_rounded and size[p], p)))
 
