@@ -739,6 +739,41 @@ def test_what_most_rows_keep_settles_no_cell_against_what_all_keep():
     assert (filled["planned"].dt.hour == filled["hour"]).all()
 
 
+def _calendar_years(first, last):
+    pairs = zip(first, last, strict=True)
+    return [b.year - a.year - ((b.month, b.day) < (a.month, a.day)) for a, b in pairs]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "Int16", "float64"])
+@pytest.mark.parametrize("until", ["a day", "a column"])
+def test_ages_are_those_of_the_calendar(until, dtype):
+    rng = np.random.default_rng(0)
+    born = pd.Timestamp("1930-01-01") + pd.to_timedelta(rng.integers(0, 29_000, 1500), unit="D")
+    day = pd.Timestamp("2024-02-29")
+    seen = day - pd.to_timedelta(rng.integers(0, 2_000, 1500), unit="D")
+    frame = pd.DataFrame({"born": born, "seen": seen})
+    if until == "a day":
+        frame = frame.assign(seen=day)
+    frame["age"] = pd.Series(_calendar_years(frame["born"], frame["seen"]), dtype=dtype)
+    if dtype == "Int16":
+        frame.loc[::7, "age"] = pd.NA
+    frame = frame if until == "a column" else frame.drop(columns="seen")
+    codec = TableCodec.fit(frame)
+    end = "2024-02-29" if until == "a day" else "seen"
+    assert [*codec.always] == [f"years from born to {end}=age"]
+    leap = pd.Timestamp("2000-02-29")
+    cases = [{}, {"age": 41}, {"age": 120}, {"born": leap}, {"born": leap, "seen": day}]
+    for cells in cases if until == "a column" else cases[:4]:
+        known = pd.DataFrame(cells, index=range(500))
+        known = known.astype({name: frame.dtypes[name] for name in cells})
+        drawn = _drawn(codec, 500, known if cells else None)
+        aged = drawn[drawn["age"].notna()]
+        last = aged["seen"] if until == "a column" else [day] * len(aged)
+        assert aged["age"].tolist() == _calendar_years(aged["born"], last)
+        assert all((drawn[name] == value).all() for name, value in cells.items())
+        assert len(aged) == 500 or dtype == "Int16"
+
+
 def test_an_hour_is_that_of_a_given_date_also_where_another_tells_it():
     rng = np.random.default_rng(0)
     minutes = rng.integers(0, 900 * 1440, 1000)

@@ -15,6 +15,7 @@ from kan_diffusion.errors import DataError, listed
 from kan_diffusion.limits import MOST_CODES, MOST_RULES
 from kan_diffusion.settings import of_kind
 from kan_diffusion.tables.rules.absent import Absent
+from kan_diffusion.tables.rules.age import Age
 from kan_diffusion.tables.rules.base import MOST_SOUGHT, Broken, Places, Rows, Rule
 from kan_diffusion.tables.rules.cycle import Cycle
 from kan_diffusion.tables.rules.dependence import Dependence
@@ -35,6 +36,7 @@ RULES: dict[str, type[Rule]] = {
     "linear": Linear,
     "product": Product,
     "part": Part,
+    "age": Age,
     "implied": Implied,
     "rated": Rated,
     "order": Order,

@@ -171,11 +171,14 @@ class Part(Rule):
         date, off = date[moved], np.nan_to_num(off[moved]).astype(np.int64)
         if length := _ROUND.get(self.part):  # the nearest way, which may be into another day
             off = (off + length // 2) % length - length // 2
-        if np.datetime_data(step)[0] in "YM":  # into another month, as far as that has days
-            months = date.astype("M8[M]") + (off * step).astype("m8[M]")
-            days = (months + np.timedelta64(1, "M")).astype("M8[D]") - np.timedelta64(1, "D")
-            within = date - date.astype("M8[M]")
-            new = np.minimum(months + within, days + (date - date.astype("M8[D]")))
-        else:
-            new = date + off * step
-        rows.change(date_place, broken.rows[moved], new)
+        rows.change(date_place, broken.rows[moved], shifted(date, off, step))
+
+
+def shifted(moments: np.ndarray, counts: np.ndarray, step: np.timedelta64) -> np.ndarray:
+    """Moves moments (n,) by ``counts`` steps; into another month as far as that has days."""
+    if np.datetime_data(step)[0] not in "YM":
+        return np.asarray(moments + counts * step)
+    months = moments.astype("M8[M]") + (counts * step).astype("m8[M]")
+    days = (months + np.timedelta64(1, "M")).astype("M8[D]") - np.timedelta64(1, "D")
+    within = moments - moments.astype("M8[M]")
+    return np.minimum(months + within, days + (moments - moments.astype("M8[D]")))
