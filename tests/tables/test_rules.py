@@ -332,7 +332,8 @@ def test_rules_are_said_and_may_be_turned_off():
     assert [*_codec("places").mostly] == ["city->size"]
     many = _orders(800)
     gaps = many.mask(np.random.default_rng(1).random(many.shape) < 0.2)
-    assert {*TableCodec.fit(gaps).always} == ALWAYS["orders"]
+    # Where the tax is missing, the sum says nothing.
+    assert {*TableCodec.fit(gaps).always} == {*ALWAYS["orders"], "net<=gross"}
     codec = TableCodec.fit(FRAMES["orders"], without=["start<=end", "net+tax=gross"])
     assert {*codec.always} == {"first<=last", "least<=most", "net<=gross"}
     rows = _drawn(codec, 300)
