@@ -21,6 +21,7 @@ from kan_diffusion.formulas.explain import (
 )
 from kan_diffusion.formulas.match import EdgeReport, ExplainOptions
 from kan_diffusion.processes import get_process
+from kan_diffusion.report.study import write_report
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import load_points, load_trial
 from kan_diffusion.study.results.rows import read_runs
@@ -102,6 +103,15 @@ def test_each_stage_is_a_run_that_is_judged_as_its_network_was(run, explained):
     assert [stage.name for stage in standings] == names
     assert rows["excess"].tolist() == pytest.approx([stage.excess for stage in standings], rel=1e-6)
     assert all(stage.metrics["energy"] > 0 for stage in standings)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_stage_has_a_report_though_it_was_not_trained(explained, run, tmp_path, beside):
+    out, _, _ = explained
+    runs = [run, out / "simplified"] if beside else [out / "simplified"]
+    page = write_report(read_runs(runs), tmp_path, "again", runs=True).read_text()
+    assert "readable KAN, simplified" in page
+    assert ("Training losses" in page) == beside
 
 
 def test_what_was_found_is_written(explained):

@@ -337,14 +337,12 @@ def smoothed_curve(steps: NDArray[np.number], losses: NDArray[np.floating]) -> t
     Late windows are long, so that a loss near its floor is averaged over many batches.
 
     Args:
-        steps: Positive steps, shape (n,).
+        steps: Positive steps, shape (n,), n > 0.
         losses: The loss of each, shape (n,).
 
     Returns:
         The mean step and the mean loss of each window that is not empty, both of shape (b,).
     """
-    if not len(steps):
-        return np.empty(0), np.empty(0)
     steps = np.asarray(steps, dtype=np.float64)
     edges = np.geomspace(max(steps.min(), 1.0), max(steps.max(), 1.0) + 1.0, _NUM_BINS + 1)
     window = np.searchsorted(edges, steps, side="right")

@@ -337,7 +337,7 @@ def curves_of(trials: Sequence[TrialResult]) -> dict[str, list[tuple[Array, Arra
     """Reads the training losses of trials, smoothed at once: there may be millions of them.
 
     Returns:
-        Steps and losses, (n,) each, of each trial of a model, by its name.
+        Steps and losses, (n,) each, of each trial of a model that was trained, by its name.
 
     Raises:
         RunFolderError: A file is missing or damaged.
@@ -345,8 +345,9 @@ def curves_of(trials: Sequence[TrialResult]) -> dict[str, list[tuple[Array, Arra
     curves: dict[str, list[tuple[Array, Array]]] = {}
     for trial in trials:
         curve = load_curves(trial.folder)
-        smoothed = smoothed_curve(curve["step"].to_numpy(), curve["loss"].to_numpy())
-        curves.setdefault(str(trial.row["name"]), []).append(smoothed)
+        if len(curve):  # a stage of an explanation has none
+            smoothed = smoothed_curve(curve["step"].to_numpy(), curve["loss"].to_numpy())
+            curves.setdefault(str(trial.row["name"]), []).append(smoothed)
     return curves
 
 
