@@ -5,8 +5,8 @@ which columns come before those that depend on them, and a rule that follows fro
 column left to tell. The surest come first.
 
 Whether the others follow is tried: rows whose columns have no relation are drawn and mended by the
-rules that are taken. A rule that all rows of the data keep and these break comes before all others,
-if fewer rows break rules then.
+rules that are taken. A rule that all or nearly all rows of the data keep and more of these break
+comes before all others, if fewer rows break rules then.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Selection:
                 self.roots[place] = roots.difference(dependent)
 
     def is_known(self, rule: Rule) -> bool:
-        """Whether a rule says nothing new, as a weak one of columns that are in another rule."""
+        """Whether a rule says nothing new beside those that are taken."""
         if not rule.is_relation:
             return not self.behind.keys().isdisjoint(rule.places)
         return self._is_of_one(rule) or (rule.is_weak and self._is_in_another(rule))
