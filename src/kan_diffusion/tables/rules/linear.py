@@ -171,7 +171,7 @@ class Linear(NumericRule):
         """Finds sums among all columns of numbers and dates.
 
         Of two columns that are always equal but for an offset, the later one is left out of further
-        sums, or that of fewer digits.
+        sums; if they are so but for rounding, that of fewer digits.
 
         Yields:
             Those of fewer columns first.
@@ -206,8 +206,8 @@ class Linear(NumericRule):
             seen.add(frozenset(grown))
             are_equal = len(grown) == 2 and {*map(abs, grown.values())} == {1}
             if are_equal and rule.kept == 1:
-                size = dict(zip(rule.places, map(abs, rule.weights), strict=True))
-                search.leave_out(max(grown, key=lambda p: (rule.is_rounded and size[p], p)))
+                _, coarsest = max(zip(map(abs, rule.weights), rule.places, strict=True))
+                search.leave_out(coarsest if rule.is_rounded else max(grown))
 
     @classmethod
     def _fitted(

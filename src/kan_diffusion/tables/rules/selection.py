@@ -60,7 +60,7 @@ class Selection:
                 break
         else:
             return
-        if not _has_room([*self.rules.values()], rule):
+        if not _has_room(self.rules.values(), rule):
             self.left_out += 1
             return
         self.rules[number] = rule.model_copy(update={"dependent": dependent})
@@ -133,8 +133,11 @@ def select(found: Iterable[Rule], rows: Rows) -> list[Rule]:
 
     order, tried = telling, set[int]()
     selection, lost = taken(order)
-    while len(tried) < _MOST_TRIED and (left := [n for n in likely if lost[n] and n not in tried]):
-        first = max(left, key=lambda n: lost[n])
+    for _ in range(_MOST_TRIED):
+        untried = [n for n in likely if lost[n] and n not in tried]
+        if not untried:
+            break
+        first = max(untried, key=lambda n: lost[n])
         tried.add(first)
         other_order = [first, *(n for n in order if n != first)]
         other, lost_then = taken(other_order)
@@ -192,7 +195,7 @@ def _order_found(rule: Rule) -> tuple[bool, ...]:
     return not rule.is_relation, *order
 
 
-def _has_room(rules: Sequence[Rule], rule: Rule) -> bool:
+def _has_room(rules: Collection[Rule], rule: Rule) -> bool:
     """Whether one more rule is not too many, nor are the cells that all list."""
     if len(rules) >= MOST_RULES:
         return False
