@@ -18,9 +18,13 @@ WINDOWS = [
     {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "groups": 2, "bias": False},
     {"kernel_size": np.int64(1), "groups": 4},
     *({"kernel_size": 3, "padding": (1, 2), "padding_mode": mode} for mode in MODES),
+    {"kernel_size": (4, 3), "padding": "same", "dilation": (1, 2)},
+    {"kernel_size": 2, "padding": "same", "padding_mode": "reflect"},
+    {"kernel_size": 3, "padding": "valid", "stride": 2},
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")  # of nn.Conv2d
 @pytest.mark.parametrize("window", WINDOWS)
 def test_each_number_is_the_sum_of_the_functions_at_its_places(window):
     layer = KANConv2d(4, 8, **window, grid_range=(-2.0, 2.0), dtype=DOUBLE)
@@ -30,7 +34,7 @@ def test_each_number_is_the_sum_of_the_functions_at_its_places(window):
     assert output.shape == plain(x).shape
     assert torch.equal(layer(x[0]), output[0])
     mode = "constant" if plain.padding_mode == "zeros" else plain.padding_mode
-    padded = nn.functional.pad(x, [side for n in plain.padding[::-1] for side in (n, n)], mode)
+    padded = nn.functional.pad(x, plain._reversed_padding_repeated_twice, mode)
     kernel = list(itertools.product(*map(range, plain.kernel_size)))
     groups, each = plain.groups, 8 // plain.groups
     for o, row, column in itertools.product((0, 7), (0, -1), (0, -1)):
@@ -52,7 +56,8 @@ def test_each_number_is_the_sum_of_the_functions_at_its_places(window):
     [
         ({}, r"takes inputs with shape \(B, 4, H, W\), not \(2, 3, 5, 5\)"),
         ({"groups": 4}, "groups must divide 4 and 6 channels, not be 4"),
-        ({"padding": "same"}, "padding must be one or two whole numbers, at least 0, not 'same'"),
+        ({"padding": "same", "stride": 2}, "padding 'same' goes with a stride of 1, not 2"),
+        ({"padding": "full"}, "padding must be one or two whole numbers, at least 0, not 'full'"),
         ({"padding": (1, -1)}, r"padding must be .*, not \(1, -1\)"),
         ({"stride": 0}, "stride must be one or two whole numbers, at least 1, not 0"),
         ({"kernel_size": (3, 3, 3)}, r"kernel_size must be .*, not \(3, 3, 3\)"),

@@ -27,13 +27,13 @@ PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 class KANConv2d(nn.Module):
     """A convolution of learned functions: (B, in, H, W) or (in, H, W), as ``nn.Conv2d`` takes.
 
-    Arguments up to ``padding_mode`` are those of ``nn.Conv2d``, padding in numbers, and settings
-    those of :class:`~kan_diffusion.kan.linear.KANLinear`, of which ``kernels`` has one for each
-    group.
+    Arguments up to ``padding_mode`` are those of ``nn.Conv2d``, and settings those of
+    :class:`~kan_diffusion.kan.linear.KANLinear`, of which ``kernels`` has one for each group.
 
     Raises:
         KanDiffusionError: The groups do not divide the channels, a window is not one or two whole
-            numbers, there is no such padding, or a layer refuses a setting.
+            numbers, there is no such padding, ``"same"`` is asked for with a stride, or a layer
+            refuses a setting.
 
     Example:
         >>> from kan_diffusion.kan import KANConv2d
@@ -47,7 +47,7 @@ class KANConv2d(nn.Module):
         out_channels: int,
         kernel_size: Pair,
         stride: Pair = 1,
-        padding: Pair = 0,
+        padding: Pair | Literal["same", "valid"] = 0,
         dilation: Pair = 1,
         groups: int = 1,
         bias: bool = True,
@@ -66,8 +66,20 @@ class KANConv2d(nn.Module):
         self.in_channels = in_channels
         self.kernel_size = _pair("kernel_size", kernel_size, 1)
         self.stride = _pair("stride", stride, 1)
-        self.padding, self.padding_mode = _pair("padding", padding, 0), padding_mode
-        self.dilation = _pair("dilation", dilation, 1)
+        self.dilation, self.padding_mode = _pair("dilation", dilation, 1), padding_mode
+        # Rows and columns from the first place of the kernel to its last.
+        self._reach = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        self.padding: tuple[int, int] | str = "same"
+        if padding == "same":
+            if self.stride != (1, 1):
+                raise KanDiffusionError(
+                    f"padding 'same' goes with a stride of 1, not {stride}; give numbers"
+                )
+            height, width = self._reach
+        else:
+            self.padding = _pair("padding", 0 if padding == "valid" else padding, 0)
+            height, width = (2 * number for number in self.padding)
+        self._margins = width // 2, width - width // 2, height // 2, height - height // 2
         sizes = in_channels // groups * math.prod(self.kernel_size), out_channels // groups
         self.kernels = nn.ModuleList(KANLinear(*sizes, bias, **settings) for _ in range(groups))
 
@@ -80,14 +92,13 @@ class KANConv2d(nn.Module):
             )
         if input.ndim == 3:
             return self(input.unsqueeze(0)).squeeze(0)
-        (top, left), mode = self.padding, self.padding_mode
-        if top or left:
-            input = pad(input, (left, left, top, top), "constant" if mode == "zeros" else mode)
+        if any(self._margins):
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            input = pad(input, self._margins, mode)
         columns = unfold(input, self.kernel_size, self.dilation, stride=self.stride)
         patches = columns.transpose(1, 2).chunk(len(self.kernels), dim=-1)
         parts = [kernel(part) for kernel, part in zip(self.kernels, patches, strict=True)]
-        reach = self.dilation[0] * (self.kernel_size[0] - 1)  # from its first row to its last
-        height = (input.shape[2] - reach - 1) // self.stride[0] + 1
+        height = (input.shape[2] - self._reach[0] - 1) // self.stride[0] + 1
         return torch.cat(parts, dim=-1).transpose(1, 2).unflatten(2, (height, -1))
 
 
