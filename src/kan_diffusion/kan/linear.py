@@ -52,7 +52,7 @@ _SILU_FLOPS = 4
 _BUILT_IN = tuple(BASES.values())
 """Bases of which each input's functions follow from that input alone."""
 
-_FEATURES, _ROWS = (2**20, 2**24), 512
+_FEATURES, _ROWS = (2**18, 2**24), 512
 """Features of a block on a CPU and elsewhere, and the least rows of a block of not all inputs."""
 
 
