@@ -174,6 +174,7 @@ def test_a_denoiser_whose_training_fails_is_an_ordinary_module_too():
         (KeyboardInterrupt, "replacement", "adam"),
         (Stop, "replacement", "soap"),
         (KeyboardInterrupt, "epochs", "muon"),
+        (SystemExit, "epochs", "adam"),  # of a worker of Ray whose machine is stopped
     ],
 )
 def test_an_interrupted_run_resumes_to_the_same_bits(error, batches, optimizer, checkpoint):
@@ -187,7 +188,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(error, batches, optimizer, 
     resumed.reset_parameters(seeded(99))  # nothing of it may survive
     result = trained(resumed, config, **kept, resume=True)
     # An interruption by the user is saved where it happened; a crash goes back to the last one.
-    assert result.resumed_from == (23 if error is KeyboardInterrupt else 21)
+    assert result.resumed_from == (23 if error in (KeyboardInterrupt, SystemExit) else 21)
     assert digest(resumed) == digest(undisturbed)
     assert (result.losses == expected.losses).all()
     assert (result.learning_rates == expected.learning_rates).all()

@@ -171,7 +171,7 @@ def train(
         parallel.wait()  # until all have read the file that the first replaces
         try:
             optimize(run, batches.at, every if saver is None else [*every, saver])
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # Ray ends a worker by the second
             if saver is not None:
                 with suppress(NonFiniteLossError):
                     saver.save(run)

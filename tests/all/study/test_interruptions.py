@@ -128,7 +128,8 @@ def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path):
         assert interrupted.process.exitcode - 128 in codes, said
         assert "what is finished is kept: give the same command again" in said
         assert "Traceback" not in said
-        assert _step(checkpoint) > saved  # of then, and not only what it keeps every so often
+        # Of then, and not only what it keeps every so often.
+        assert _step(checkpoint) > saved, f"signal {number}"
         assert finished.items() <= _files(_finished(tmp_path)).items()
         finished = _files(_finished(tmp_path))
 
