@@ -182,6 +182,11 @@ def test_networks_without_edges_to_read_are_refused(runs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_explanation_is_not_written_into_a_run(run):
+    with refused(f"'{run}' holds a run; give the explanation a folder of its own"):
+        explain_run(run, run)
+
+
 @pytest.fixture
 def judge(run, tmp_path):
     """Judges a formula as a stage of the run."""

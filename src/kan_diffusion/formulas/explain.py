@@ -31,7 +31,7 @@ from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.readable import ReadableDenoiser, no_edges, readable
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import finite, inside, remove_file, write_json, write_text
 from kan_diffusion.formulas.context import Context, Progress, tell_nobody
@@ -436,7 +436,7 @@ def explain_run(
             and "looking".
 
     Raises:
-        RunFolderError: There is no finished run, or the folder cannot be written.
+        RunFolderError: There is no finished run, or the folder cannot be written or holds a run.
         KanDiffusionError: The denoiser cannot be taken apart.
     """
     options = options or ExplainOptions()
@@ -451,6 +451,8 @@ def explain_run(
     require_judge(dataset)
     effort, maps = config.evaluation.effort, dataset.maps
     context = Context(dataset, process, config.study_seed, effort=effort, on_progress=on_progress)
+    if (out / RESULT).exists():
+        raise RunFolderError(f"'{out}' holds a run; give the explanation a folder of its own")
     _stages_in(out)  # a damaged one is reported before the search, not after it
     explained = explain_denoiser(pipeline.denoiser, context, options)
     remove_stages(out)
