@@ -61,6 +61,7 @@ def test_kinds_are_found():
         ([np.nan, 2.5, 2.5], "constant"),
         ([f"P-{i:04d}" for i in range(N)], "identifier"),
         (range(5, 5 + N), "identifier"),
+        (range(-N, 0), "number"),  # whose sign new identifiers would lose
     ):
         assert _column(values).kind == kind, values
     assert _column(["29.02.2024", "01.03.2024"] * 9, "category").kind == "category"
@@ -72,6 +73,7 @@ def test_a_kind_that_does_not_fit_is_refused():
         ([1, 2, 3], "constant", "it has 3 different values"),
         ([1, 2, 3], "date", "it holds numbers"),
         ([0.5, 2], "identifier", "it holds numbers"),
+        ([-1, -2], "identifier", "it holds numbers below 0"),
         (pd.Categorical(["x", "y", "z"]), "identifier", "without room for new values"),
     ):
         with refused(words, DataError):

@@ -76,13 +76,15 @@ class Identifier(Kind):
 
     @classmethod
     def problem(cls, cells: Cells) -> str | None:
-        """Says what is no identifier: other types, or numbers without room for new ones."""
+        """Says what is no identifier: other types, negative numbers, or no room for new ones."""
         if reason := super().problem(cells):
             return reason
         if cells.storage.holds == "text":
             return None
         if cells.storage.holds == "real" and (cells.present != np.rint(cells.present)).any():
             return "holds numbers that are not whole"
+        if cells.present.min() < 0:
+            return "holds numbers below 0"
         if 2 * int(cells.present.max()) > cells.storage.limits[1]:
             return f"holds numbers that leave no room for new ones in {cells.storage.dtype}"
         return None
