@@ -100,13 +100,18 @@ def test_an_absent_column_is_a_gap(pipeline):
     assert not filled["member"].isin(FRAME["member"]).any()
 
 
-def test_conditions_that_no_row_can_meet_together_are_refused(pipeline):
+def test_conditions_that_no_row_can_meet_together_are_refused(pipeline, caplog):
     assert "sub->grade" in CODEC.always
     words = "no row has grade = A, sub = B1: all rows keep sub->grade; give cells that occur"
     with refused(words, DataError):
         pipeline.draw(5, conditions={"grade": "A", "sub": "B1"})
     rows = pipeline.draw(5, conditions={"grade": "A", "sub": "A1"}, generator=seeded())
     assert (rows["sub"] == "A1").all()
+    assert not caplog.text
+    given = pd.DataFrame({"grade": ["A", "A"], "sub": ["A1", "B1"]})  # of rows, they stay
+    rows = pipeline.draw(like=given, generator=seeded())
+    assert rows["sub"].tolist() == ["A1", "B1"]
+    assert "1 of 2 rows break sub->grade, which cannot be kept beside their given" in caplog.text
 
 
 def test_what_a_network_draws_too_often_of_rare_texts_is_moved():

@@ -159,8 +159,8 @@ def obey(
         rounds: In how many rounds rules are mended that others break.
 
     Returns:
-        How many rows break rules that all rows should keep, by their names, since no way to keep
-        them was found; without rows of which all cells of a rule are given.
+        How many rows break rules that all rows should keep, by their names, since given cells do
+        or no way to keep them was found.
 
     Raises:
         DataError: A column cannot have what follows from given cells.
@@ -183,10 +183,9 @@ def obey(
     part = table.take(wrong)
     part.mend(rounds, may_leave=True)
     rows.replace(wrong, part.rows)
-    at_last = _Table(rows, rules, told, given, given)
     broken = {}
     for rule, each in zip(rules, told.T, strict=True):
-        if rule.kept == 1 and (count := int(at_last.breaks(rule, each).sum())):
+        if rule.kept == 1 and (count := int(rule.broken(rows, each).sum())):
             broken[", ".join(rule.names(rows.columns))] = count
     return broken
 
