@@ -110,8 +110,8 @@ class Identifier(Kind):
         if given:
             return ""
         return (
-            f"column '{self.name}' identifies rows: it is not learned, and drawn rows get new ones; "
-            "give it another kind to learn it"
+            f"column '{self.name}' identifies rows: it is not learned, and drawn rows get new "
+            "ones; give it another kind to learn it"
         )
 
     def values(self, scores: np.ndarray) -> np.ndarray:
