@@ -29,7 +29,7 @@ def test_small_tables_are_learned_as_briefly_as_before_and_no_table_without_end(
     assert settings == (3000, 256, 20)
     assert small.params == round(300 * (1_999 * 10) ** 0.5)
     large_steps = large.training.steps, large.training.batch_size
-    assert (*large_steps, large.params) == (12_000, 512, 500_000)
+    assert (*large_steps, large.params) == (24_000, 512, 250_000)
 
 
 def test_the_learning_rate_follows_from_a_size_that_is_given():

@@ -64,7 +64,7 @@ class DiffusionEstimator(BaseEstimator):
         params: Largest number of trainable parameters; the family's nearest size below it is used.
             If the table has so many columns that even the smallest size is larger, that size is
             used and a warning is logged. When None, 300 times the square root of the table's number
-            of encoded values, up to four times as many from 2,000 rows on, at most 500,000.
+            of encoded values, up to eight times as many from 2,000 rows on, at most 250,000.
         process: Noising process, a name of ``PROCESSES`` such as ``"cosine"`` or ``"flow"``.
         steps: Largest number of optimiser steps; chosen for the table when None.
         batch_size: Rows per step, drawn with replacement; chosen for the table when None.

@@ -60,7 +60,7 @@ def arranged(columns: tuple[Kind, ...], frame: pd.DataFrame) -> tuple[Kind, ...]
 
 def _span(column: Kind, cells: pd.Series) -> csr_array | None:
     """Returns the vectors that a column's projection is on, (n, 1 or number of categories)."""
-    if column.is_discrete:
+    if column.is_discrete and not column.storage.ordered:
         codes = column.codes(*column.read(cells))
         rows = np.flatnonzero(codes >= 0)
         entries = np.ones(len(rows)), (rows, codes[rows])

@@ -6,7 +6,7 @@ learning rate of the family, which was tuned at 2,300 parameters, is
 .. math:: P = 300\, r \sqrt V, \qquad S = 3000\, r, \qquad r = n / 2000, \qquad
     \eta_P = \eta\, (2300 / P)^{1/4},
 
-with r from 1 to 4, P at most 500,000 and :math:`\eta_P` at most :math:`\eta`. Exponents and the
+with r from 1 to 8, P at most 250,000 and :math:`\eta_P` at most :math:`\eta`. Exponents and the
 factor 300 were measured on tables from 30 x 5 to 100,000 x 50 with r = 1
 (benchmarks/table_defaults.py of commit 514aec34). Training ends before when the held-out
 loss has not fallen for long.
@@ -44,9 +44,9 @@ from kan_diffusion.tables.scores import TableScores
 from kan_diffusion.tables.sources import FileData
 from kan_diffusion.training.config import TrainingConfig, num_held_out
 
-_FACTOR, _MOST = 300, 500_000
+_FACTOR, _MOST = 300, 250_000
 _STEPS = 3_000
-_MANY_ROWS, _MOST_GROWTH = 2_000, 4.0  # rows from which on size and steps grow with them, how far
+_MANY_ROWS, _MOST_GROWTH = 2_000, 8.0  # rows from which on size and steps grow with them, how far
 _TUNED_AT = 2_300
 _FEW_ROWS = 5_000
 _SHALLOW = 2

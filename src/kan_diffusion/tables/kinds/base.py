@@ -112,7 +112,7 @@ class Kind(Settings):
 
     @property
     def is_discrete(self) -> bool:
-        """Whether its values are categories without order, or just two."""
+        """Whether its values are points of its coordinate, which have no density."""
         return False
 
     @property

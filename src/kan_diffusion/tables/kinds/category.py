@@ -1,8 +1,15 @@
-"""Columns of categories, of which a constant has but one and nothing to learn.
+r"""Columns of categories, of which a constant has but one and nothing to learn.
 
 Two categories are -1 and +1. Three or more are ordered so that neighbours occur with similar other
-cells (:mod:`kan_diffusion.tables.seriation`), and are the jumps of one distribution function
-(:mod:`kan_diffusion.tables.numbers`), which gives each its share of a normal distribution.
+cells (:mod:`kan_diffusion.tables.seriation`), and lie side by side on a line. Category k with share
+:math:`p_k` has room for :math:`\sqrt{p_k}` and is the point in its middle,
+
+.. math:: z_k = \Big(\sum_{j < k} \sqrt{p_j} + \tfrac12 \sqrt{p_k} - \mu\Big) / s,
+
+with :math:`\mu` and s such that z has mean 0 and variance 1, or less if points would be beyond 4. A
+coordinate is the category in whose room it is. Points leave a network nothing to learn within a
+category; with room in proportion to :math:`p_k` rare ones would be too near to be told apart, and
+with equal room frequent ones would be, among thousands.
 """
 
 from __future__ import annotations
@@ -19,9 +26,10 @@ from kan_diffusion.errors import DataError, listed
 from kan_diffusion.limits import MOST_CATEGORIES
 from kan_diffusion.tables.dtypes import Scalar, place_among
 from kan_diffusion.tables.kinds.base import Cells, Kind
-from kan_diffusion.tables.numbers import SHARING, JumpMap, Share, rounded_shares
+from kan_diffusion.tables.numbers import SHARING, Share, rounded_shares
 
 _MANY_RARE = 20  # categories
+_FARTHEST = 4.0  # largest coordinate of a category
 
 
 class Category(Kind):
@@ -89,8 +97,8 @@ class Category(Kind):
 
     @property
     def is_discrete(self) -> bool:
-        """Whether categories have no order, or are just two."""
-        return len(self.categories) <= 2 or not self.storage.ordered
+        """Whether its values are points: all are."""
+        return True
 
     @property
     def known(self) -> np.ndarray:
@@ -98,9 +106,17 @@ class Category(Kind):
         return self.storage.from_scalars(self.categories)
 
     @cached_property
-    def _map(self) -> JumpMap:
-        places = tuple(range(len(self.categories)))
-        return JumpMap(jumps=places, shares=self.frequencies, fine=False)
+    def _line(self) -> tuple[np.ndarray, np.ndarray]:
+        """The points of K categories, (K,), and the borders of their rooms, (K - 1,)."""
+        shares = np.array(self.frequencies) / sum(self.frequencies)
+        if len(shares) <= 2:
+            return np.array([-1.0, 1.0][: len(shares)]), np.zeros(len(shares) - 1)
+        borders = np.append(0, np.cumsum(np.sqrt(shares)))
+        points = (borders[1:] + borders[:-1]) / 2
+        mean = shares @ points
+        away = np.abs(points - mean)
+        spread = max(np.sqrt(shares @ away**2), away.max() / _FARTHEST)
+        return (points - mean) / spread, (borders[1:-1] - mean) / spread
 
     def in_order(self, places: np.ndarray) -> Self:
         """Returns the column with its categories in another order; ``places`` has shape (K,)."""
@@ -112,21 +128,18 @@ class Category(Kind):
     def scores(
         self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None
     ) -> np.ndarray:
-        """Maps categories to -1 and +1, or to their share of a normal distribution."""
+        """Maps categories to their points."""
         codes = place_among(self.known, values)
         problem = f"which is not in the rows trained on; known: {listed(self.known)}"
         self.refuse(codes < 0, values, problem, rows)
-        if len(self.categories) <= 2:
-            return 2.0 * codes - 1
-        return self._map.spread(codes.astype(np.float64), generator)
+        return self._line[0][codes]
 
     def values(self, scores: np.ndarray) -> np.ndarray:
         """Maps coordinates to categories."""
         return self.known[self._codes_at(scores)]
 
     def _codes_at(self, scores: np.ndarray) -> np.ndarray:
-        codes = scores > 0 if len(self.categories) <= 2 else self._map.inverse(scores)
-        return np.minimum(codes.astype(np.int64), len(self.categories) - 1)
+        return np.searchsorted(self._line[1], scores)
 
     def tempered(self, cells: np.ndarray) -> np.ndarray:
         """Moves what comes too often of a rare category to the nearest that is not rare.
@@ -154,14 +167,6 @@ class Category(Kind):
         """Names the first categories, and how many are rare."""
         rare = f", {self.rare:,} of them in fewer than {SHARING} rows" if self.rare else ""
         return super().words() + rare
-
-    def log_scale(self, series: pd.Series) -> np.ndarray:
-        """Returns that of categories in order, which are jumps; 0 for those without."""
-        result = np.zeros(len(series))
-        if not self.is_discrete:
-            codes = self.codes(*self.read(series))
-            _, result[codes >= 0] = self._map.forward(codes[codes >= 0].astype(float))
-        return result
 
     @property
     def reach(self) -> np.ndarray:

@@ -175,9 +175,10 @@ def _drawn(rows: Rows, kept: Sequence[Rule], with_gaps: bool) -> Rows:
     """Draws rows whose columns have no relation, and mends them by some rules."""
     random = np.random.default_rng(0)
     cells = []
-    for column in rows.columns:
-        scores = random.standard_normal((_DRAWN, len(column.coordinates)))
-        values, gaps = column.decode(scores)
+    for column, (known, missing) in zip(rows.columns, rows.cells, strict=True):
+        values, gaps = column.decode(random.standard_normal((_DRAWN, len(column.coordinates))))
+        if column.is_discrete and not missing.all():  # categories are points, and not normal
+            values = random.choice(known[~missing], _DRAWN)
         cells.append((values, gaps & with_gaps))
     drawn, none = Rows(rows.columns, cells), np.zeros((_DRAWN, len(cells)), dtype=bool)
     obey(drawn, kept, np.ones((_DRAWN, len(kept))), none, none)
