@@ -125,7 +125,7 @@ def _measured(split: Split, method: str, seed: int, asked: Asked) -> Mapping[str
     fitted = time.process_time()
     rows = generator.sample(len(split.train), seed)
     sampled = time.process_time()
-    cells = split.train.items()
+    cells = split.train.select_dtypes(exclude="datetime").items()  # dates are no targets
     judged = table_scores(
         split.test,
         rows,

@@ -1,5 +1,6 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing import active_children
 from types import SimpleNamespace
 
@@ -249,6 +250,13 @@ def test_what_is_finished_is_not_run_again_and_what_failed_is(finished, tmp_path
     (tmp_path / RESULTS).write_text('{"table": "iris"}\n')
     with pytest.raises(RunFolderError, match="results of the benchmark"):
         read_results(tmp_path)
+
+
+def test_a_table_with_dates_is_judged_too(monkeypatch):
+    small = replace(TABLES["customers"], load=lambda: make_customers(800))
+    monkeypatch.setitem(TABLES, "customers", small)
+    result = run_one("customers", "rows", 0, Asked())
+    assert (result.error, result.scores["copies"]) == ("", 1.0)
 
 
 def test_a_method_that_fails_is_a_result_with_its_reason(monkeypatch):
