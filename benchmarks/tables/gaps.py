@@ -44,6 +44,14 @@ def hide(frame: pd.DataFrame, seed: int) -> NDArray[np.bool_]:
     return (rng.random(frame.shape) < _HIDDEN) & frame.notna().to_numpy()
 
 
+def _some(rows: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
+    """Draws that many rows at most, in their order; the first ones of a sorted table are alike."""
+    if len(rows) > most:
+        rng = numpy_generator("benchmark gaps", "rows", seed)
+        rows = rows.sample(most, random_state=rng).sort_index()
+    return rows.reset_index(drop=True)
+
+
 def gap_scores(split: Split, fill: Fill, seed: int, most_rows: int = 500) -> dict[str, float]:
     """Hides cells of held-out rows and compares what they are filled with.
 
@@ -51,7 +59,7 @@ def gap_scores(split: Split, fill: Fill, seed: int, most_rows: int = 500) -> dic
         split: Rows to hide cells of, and training rows.
         fill: Fills gaps.
         seed: Of the hidden cells.
-        most_rows: Rows that are filled, at most.
+        most_rows: Rows that are filled, at most, drawn at random.
 
     Returns:
         ``error``, ``accuracy`` and, of enough draws, ``coverage``; without what has no column.
@@ -59,7 +67,7 @@ def gap_scores(split: Split, fill: Fill, seed: int, most_rows: int = 500) -> dic
     Raises:
         ValueError: A filled frame has other rows or a gap where a cell was hidden.
     """
-    rows = split.test.iloc[:most_rows].reset_index(drop=True)
+    rows = _some(split.test, most_rows, seed)
     hidden = hide(rows, seed)
     draws = [loose(filled) for filled in fill(rows.mask(hidden), DRAWS)]
     truth, learned = loose(rows), loose(split.train)
@@ -111,7 +119,7 @@ def _iterative(split: Split, seed: int, posterior: bool = False) -> Fill:
     from sklearn.impute import IterativeImputer
 
     def fill(frame: pd.DataFrame, draws: int) -> list[pd.DataFrame]:
-        learned = loose(split.train).iloc[:_MOST_REGRESSED]
+        learned = loose(_some(split.train, _MOST_REGRESSED, seed))
         both = pd.concat([learned, loose(frame)], ignore_index=True)
         # All categories but one: the last follows from the others, which would keep it as guessed.
         words = {n: sorted(c.dropna().unique()) for n, c in both.items() if not is_number(c)}

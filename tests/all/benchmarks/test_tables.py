@@ -180,6 +180,17 @@ def test_truth_scores_perfectly_and_calibrated_draws_cover_nine_tenths(linear):
     assert scores["error"] == pytest.approx(np.sqrt(1 + 1 / 20), abs=5 / np.sqrt(2 * hidden))
 
 
+def test_rows_of_a_sorted_table_are_drawn_from_all_of_it():
+    x = np.linspace(-1, 1, 3000)
+    rows = pd.DataFrame({"x": x, "sign": np.where(x > 0, "plus", "minus")})
+    split = Split(rows, rows, "sign", "classification")
+    given = []
+    gap_scores(split, lambda frame, draws: given.append(frame) or [frame.ffill().bfill()], 0)
+    shares = given[0]["sign"].value_counts(normalize=True)
+    assert shares.to_dict() == pytest.approx({"plus": 0.5, "minus": 0.5}, abs=0.13)
+    assert gap_scores(split, IMPUTERS["iterative"](split, 0), 0)["accuracy"] > 0.7
+
+
 def test_regressions_find_what_means_do_not(linear):
     mean, iterative = (
         gap_scores(linear, IMPUTERS[name](linear, 0), 0) for name in ("mean", "iterative-posterior")
