@@ -87,12 +87,12 @@ MLP = [
     ({"hidden": ()}, "of hidden layers must be .* from 1 to 100, not 0"),
     ({"hidden": None}, "give one size .* not none"),
     ({"params": 500, "hidden": (4,)}, "give one size .* not more than one"),
-    ({"settings": {"grid": 5}}, "settings of family 'mlp': .*'grid'"),
-    ({"settings": {"hidden": (5,)}}, "family 'mlp': .*'hidden'"),
+    ({"settings": {"grid": 5}}, "unknown setting of family 'mlp' 'grid', did you mean 'grid_size'"),
+    ({"settings": {"hidden": (5,)}}, "unknown setting of family 'mlp' 'hidden'; known: activation"),
     ({"hidden": (5,), "settings": {"data_dim": 5}}, "data_dim follows from the shape; leave it"),
     ({"settings": {"grid_size": 5}}, "grid_size needs edges or learned_functions; set it, too"),
     ({"settings": {"activation": "rel"}}, "did you mean 'relu'"),
-    ({"settings": {"num_classes": 2}}, "unexpected keyword argument 'num_classes'"),
+    ({"settings": {"num_classes": 2}}, "unknown setting of family 'mlp' 'num_classes'"),
 ]
 TOO_LARGE = [
     ({"hidden": (10**7, 10**7)}, "1,000,000 units, and one of family 'kan' would have 10,000,000"),

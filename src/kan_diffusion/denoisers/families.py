@@ -393,6 +393,10 @@ def build_denoiser(
         raise KanDiffusionError(
             f"settings of family '{kind.name}': {repeated[0]} follows from the shape; leave it out"
         )
+    of_class = inspect.signature(kind.denoiser_class).parameters
+    for name in options:
+        known = of_class.keys() - {*size, "hidden", "num_train_timesteps"}
+        require_known(f"setting of family '{kind.name}'", name, sorted(known))
     options |= size
     needed = kind.denoiser_class.without_effect(options)
     if idle := sorted(needed.keys() & (settings or {}).keys()):  # others are the family's own
