@@ -32,13 +32,14 @@ PLACES = np.random.default_rng(0).uniform(size=500)  # time stamps since 1970 ar
         (np.round(1.7e9 + 3600 * PLACES, 3), None),
         (np.round(1.7e9 + 3600 * PLACES, 6), "1e-06"),
         (np.round(1.7e9 + 3e9 * PLACES, 0), "1"),
+        ((1e12 + 3e10 * PLACES).astype("M8[ms]"), "0.001 s"),
         (DRAWS[:2], None),
         (DRAWS.astype(np.float32), None),
         (DRAWS[:5].astype(np.float16), None),
     ],
 )
 def test_a_column_whose_decimals_float32_loses_is_named_in_a_line(values, step, caplog):
-    TableCodec.fit(pd.DataFrame(values, dtype=np.float64).add_prefix("c"))
+    TableCodec.fit(pd.DataFrame(values).add_prefix("c"))
     lines = caplog.text.splitlines()
     assert len(lines) == (step is not None)
     assert step is None or f" steps of {step}, more than float32" in lines[0]

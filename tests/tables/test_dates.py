@@ -38,6 +38,8 @@ def _form(texts):
         ("%d-%b-%y", "%d-%b-%y"),
         ("%-d %b %Y %H:%M", "{d} %b %Y %H:%M"),
         ("%b %d, %Y", "%b %d, %Y"),
+        ("%B %d, %Y", "%B %d, %Y"),
+        ("%-d %B %Y %H:%M", "{d} %B %Y %H:%M"),
         ("%-m/%-d/%Y %-I:%M %p", "{m}/{d}/{Y} {I}:%M %p"),
         ("%Y-%m-%d %I:%M:%S%p", "%Y-%m-%d %I:%M:%S%p"),
     ],
@@ -70,6 +72,12 @@ def test_a_cell_decides_whether_the_day_comes_first(caplog):
     assert not caplog.records
     assert _form(["5/3/2024", "6/4/2024"]) == "%-d/%-m/%Y"
     assert "give the column the kind 'date:%-m/%-d/%Y'" in caplog.text
+
+
+def test_a_time_of_day_that_is_none_makes_texts_of_all_and_is_named(caplog):
+    times = [f"{hour:02}:15" for hour in range(24)]
+    assert _form([*times, "24:00"]) is None
+    assert "'day' is read as text: row 25 holds '24:00' and most are %H:%M; correct" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -855,6 +855,9 @@ def test_what_a_single_row_breaks_or_few_rows_show_or_chance_is_no_rule():
             "income": rng.integers(10_000, 90_000, 1000),  # no age comes near
             "score": rng.normal(size=1000),
             "small": rng.uniform(0, 0.001, 1000),
+            "smaller": 1e-300 * rng.normal(size=1000),  # how often it is in the next is infinite
+            "larger": 1e299 * rng.normal(size=1000),
+            "kind": rng.choice([*"abc"], 1000),
             # Nearly every row has a name of its own.
             "name": [f"n{one}" for one in rng.integers(0, 900, 1000)],
             "rare": np.where(np.arange(1000) == 7, "yes", "no"),

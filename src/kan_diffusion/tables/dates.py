@@ -1,11 +1,12 @@
 """Dates and times in text: the format in which a column writes them, and cells there and back.
 
-A format has the directives of strptime: ``%Y`` or ``%y``, ``%m`` or ``%b`` (Jan), ``%d``, ``%H`` or
-``%I`` with ``%p`` (AM), ``%M`` and ``%S``, without leading zeros ``%-m``, ``%-d``, ``%-H`` and
-``%-I``, and ``%3f`` for three digits of a second. At its end there may be ``Z`` or an offset that
-all cells share, such as ``+02:00``, or ``%z`` where offsets differ; dates are then in UTC, and new
-ones are written so. A time of day has a format without a date, and is a moment of the first of
-January 1970. Eight digits are days and six are months if all cells are, from 1900 to 2100.
+A format has the directives of strptime: ``%Y`` or ``%y``, ``%m``, ``%b`` (Jan) or ``%B``
+(January), ``%d``, ``%H`` or ``%I`` with ``%p`` (AM), ``%M`` and ``%S``, without leading zeros
+``%-m``, ``%-d``, ``%-H`` and ``%-I``, and ``%3f`` for three digits of a second. At its end there
+may be ``Z`` or an offset that all cells share, such as ``+02:00``, or ``%z`` where offsets differ;
+dates are then in UTC, and new ones are written so. A time of day has a format without a date, and
+is a moment of the first of January 1970. Eight digits are days and six are months if all cells are,
+from 1900 to 2100.
 
 Whether the day or the month comes first is decided by the column where any cell decides it. If none
 does, the day is taken to be first, with a warning.
@@ -26,7 +27,7 @@ from kan_diffusion.errors import DataError
 
 logger = logging.getLogger("kan_diffusion.tables")
 
-DATE_FORMAT = r"^(?:%-?[mdHI]|%[YyMSbp]|%[1-6]f|[-/.,:T ])+(?:%z|Z|[+-][0-9]{2}:?[0-9]{2})?$"
+DATE_FORMAT = r"^(?:%-?[mdHI]|%[YyMSbBp]|%[1-6]f|[-/.,:T ])+(?:%z|Z|[+-][0-9]{2}:?[0-9]{2})?$"
 """Pattern of a format."""
 
 _CLOCK = r"[0-9]{1,2}:[0-9]{2}(?P<seconds>:[0-9]{2}(?:\.(?P<part>[0-9]{1,6}))?)?(?P<half> ?[AP]M)?"
@@ -36,14 +37,18 @@ _NUMBERS = re.compile(
     r"(?P<first>[0-9]{1,4})(?P<mark>[-/.])[0-9]{1,2}(?:(?P=mark)(?P<last>[0-9]{1,4}))?" + _AT
 )
 _NAMED = (  # with the name of a month
-    re.compile(r"[0-9]{1,2}(?P<mark>[-/. ])[A-Z][a-z]{2}(?P=mark)(?P<last>[0-9]{2,4})" + _AT),
-    re.compile(r"[A-Z][a-z]{2} [0-9]{1,2}(?P<mark>, )(?P<last>[0-9]{4})" + _AT),
+    re.compile(r"[0-9]{1,2}(?P<mark>[-/. ])[A-Z][a-z]{2,8}(?P=mark)(?P<last>[0-9]{2,4})" + _AT),
+    re.compile(r"[A-Z][a-z]{2,8} [0-9]{1,2}(?P<mark>, )(?P<last>[0-9]{4})" + _AT),
 )
-_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
 _PARTS: Mapping[str, Callable[[str], str]] = {  # of 2024-02-29T10:30:59.123456, or of NaT
     "Y": itemgetter(slice(4)), "y": itemgetter(slice(2, 4)), "m": itemgetter(slice(5, 7)),
     "d": itemgetter(slice(8, 10)), "H": itemgetter(slice(11, 13)), "M": itemgetter(slice(14, 16)),
-    "S": itemgetter(slice(17, 19)), "b": lambda iso: _MONTHS[int(iso[5:7] or 1) - 1],
+    "S": itemgetter(slice(17, 19)), "B": lambda iso: _MONTHS[int(iso[5:7] or 1) - 1],
+    "b": lambda iso: _PARTS["B"](iso)[:3],
     "I": lambda iso: f"{(int(iso[11:13] or 0) - 1) % 12 + 1:02}",
     "p": lambda iso: "AM" if iso[11:13] < "12" else "PM",
     **{f"{digits}f": itemgetter(slice(20, 20 + digits)) for digits in range(1, 7)},
@@ -72,7 +77,8 @@ def _candidates(text: str) -> Iterator[str]:
     year = "%Y" if last and len(last) == 4 else "%y"
     days = []
     if pattern is not _NUMBERS:
-        days = ["%b %d, %Y" if mark == ", " else f"%d{mark}%b{mark}{year}"]
+        months = ("%b", "%B")
+        days = [f"{m} %d, %Y" if mark == ", " else f"%d{mark}{m}{mark}{year}" for m in months]
     elif last is None and len(cell["first"]) == 4 and mark != ".":
         days = [f"%Y{mark}%m"]
     elif last is not None and len(cell["first"]) == 4:
@@ -124,14 +130,16 @@ def format_of(values: np.ndarray, missing: np.ndarray, name: object) -> str | No
     """
     texts = pd.unique(values[~missing])
     likely, fitting = formats_of(texts)
-    if not fitting and likely and not is_clock(likely[0]) and likely[0] not in DIGITS.values():
-        odd = texts[~_fits(texts, likely[0])][0]
-        raise DataError(
-            f"column '{name}' mixes dates and text: row {int(np.argmax(values == odd)) + 1} holds "
-            f"'{odd}' and most are {likely[0]}; correct the cell, name it as a word for gaps, or "
-            "call the column a category"
-        )
     if not fitting:
+        if likely and likely[0] not in DIGITS.values():
+            odd = texts[~_fits(texts, likely[0])][0]
+            said = (
+                f"row {int(np.argmax(values == odd)) + 1} holds '{odd}' and most are {likely[0]}; "
+                "correct the cell, name it as a word for gaps, or call the column a category"
+            )
+            if not is_clock(likely[0]):
+                raise DataError(f"column '{name}' mixes dates and text: {said}")
+            logger.warning(f"column '{name}' is read as text: {said}")  # scores look like times
         return None
     others = [form for form in fitting if _day_first(form) != _day_first(fitting[0])]
     if others:

@@ -105,8 +105,9 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
                 draws and 64 more of each row.
 
         Returns:
-            A frame with the columns, order and dtypes of the table. Identifiers that are not given
-            are new. There are fewer rows, and a warning, if almost no row meets the conditions.
+            A frame with the columns, order and dtypes of the table, and the index of ``like``.
+            Identifiers that are not given are new. There are fewer rows, and a warning, if almost
+            no row meets the conditions.
 
         Raises:
             DataError: A column or category is not known, or no row meets the conditions.
@@ -167,11 +168,11 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             frame = _accepted(given, complete, several, like is None, max_seconds)
         else:
             frame = complete(given)
-        given = given.loc[frame.index].reset_index(drop=True)
-        frame = frame.reset_index(drop=True)
+        places = frame.index
+        given, frame = given.loc[places].reset_index(drop=True), frame.reset_index(drop=True)
         for column in self.codec.columns:
             frame[column.name] = column.numbered(frame[column.name], given.get(column.name))
-        return frame
+        return frame if like is None else frame.set_axis(like.index[places])
 
     def _require_conditions(self) -> None:
         if not self.denoiser.observable:

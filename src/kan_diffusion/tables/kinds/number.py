@@ -78,11 +78,13 @@ class Number(Kind):
             )
         if self.lattice.fine or self.lattice.high < _MANY:
             return ""
-        steps = f"{self.lattice.step / self.lattice.per:g}{self.storage.unit or ''}"
+        step, unit = self.lattice.step / self.lattice.per, self.storage.unit
+        if unit is not None:
+            step *= np.timedelta64(1, unit) / np.timedelta64(1, "s")
         return (
-            f"column '{self.name}' has {self.lattice.high:,} steps of {steps}, more than float32, "
-            "in which networks compute, tells apart; if that matters, split it into a coarse and a "
-            "fine column"
+            f"column '{self.name}' has {self.lattice.high:,} steps of {step:g}"
+            f"{' s' if unit else ''}, more than float32, in which networks compute, tells apart; "
+            "if that matters, split it into a coarse and a fine column"
         )
 
     def _code_width(self, cells: Cells) -> int:

@@ -245,7 +245,8 @@ def _share_near(
         np.argsort(ratios, axis=1), known[:, None] // 2 * has_enough[:, None], 1
     )
     factor = np.take_along_axis(ratios, middle, 1)
-    near = np.abs(ratios - factor) <= off + np.take_along_axis(off, middle, 1)
+    with np.errstate(invalid="ignore"):  # infinite ones are not near
+        near = np.abs(ratios - factor) <= off + np.take_along_axis(off, middle, 1)
     share = near.sum(axis=1) / np.maximum(known, 1)
     return np.where(has_enough, share, 1.0), np.where(has_enough, factor[:, 0], 0.0)
 
