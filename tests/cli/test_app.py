@@ -19,9 +19,7 @@ from kan_diffusion.study.tuning import Try, Tuned
 from kan_diffusion.training.config import TrainingConfig
 from make import written
 from mixed_tables import people
-from runs import copied
-
-MLP = ("--family", "mlp", "--params", 400, "--steps", 20, "--batch-size", 64, "--device", "cpu")
+from runs import MLP, copied
 
 
 @pytest.fixture

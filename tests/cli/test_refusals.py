@@ -89,7 +89,7 @@ def test_what_prompts_need_is_said_where_it_is_not_installed(runs, cli, tmp_path
     run = runs("captions")
     monkeypatch.setitem(sys.modules, "transformers", None)  # as Python marks what is not there
     for words in (
-        ("train", run.parent / "pictures", *PICTURES[:-1], "--out", tmp_path / "run"),
+        ("train", run.parent / "pictures", *PICTURES, "--out", tmp_path / "run"),
         ("sample", run, "--prompt", "a dark picture"),
     ):
         assert cli(*words).error == (

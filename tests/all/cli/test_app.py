@@ -12,8 +12,7 @@ from kan_diffusion.study.run import run_study
 from make import study
 from mixed_tables import people
 from one_by_one import one_by_one
-
-MLP = ("--family", "mlp", "--params", 400, "--steps", 20, "--batch-size", 64, "--device", "cpu")
+from runs import MLP
 
 
 def test_compare_reports_what_has_finished_counts_what_failed_and_warns_once(cli, tmp_path):

@@ -5,10 +5,9 @@ import shutil
 import pytest
 
 from make import contents
-from runs import BRIEFLY
+from runs import READABLE
 
-TRAIN = f"train two-modes --family readable-kan --params 150 --sparsify 0.001 --moments 2 \
-{' '.join(BRIEFLY[:-1])} --out run"
+TRAIN = f"train {' '.join(READABLE)} --out run"
 EXPLAIN = "explain run --no-simplify --num 0"
 PARTS = "denoiser", "reverse"
 COMMANDS = {
