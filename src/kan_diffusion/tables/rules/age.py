@@ -17,26 +17,21 @@ from annotated_types import Len
 from pydantic import Field
 
 from kan_diffusion.tables.kinds import Kind
-from kan_diffusion.tables.rules.base import Broken, Places, Rows, Rule, can_be
-from kan_diffusion.tables.rules.part import shifted
+from kan_diffusion.tables.rules.base import Place, Places, Rows
+from kan_diffusion.tables.rules.part import Counted
 
 _FEW, _LIKELY = 200, 0.95  # rows, and the share of them with as many years
 _MOST_YEARS = 1_000
-_A_YEAR = np.timedelta64(1, "Y")
 
 
-class Age(Rule):
+class Age(Counted):
     """The last of its columns counts the years from the date in the first.
 
     Attributes:
         day: Days from 1970 to the day until which they count; None where that is a column between.
     """
 
-    least = 0.95
-    is_partial = True
-    is_loose = True
-
-    places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(2, 3)]
+    places: Annotated[tuple[Place, ...], Len(2, 3)]
     day: Annotated[int, Field(ge=-10_000_000, le=10_000_000)] | None = None
 
     def names(self, columns: Sequence[Kind]) -> list[str]:
@@ -51,14 +46,6 @@ class Age(Rule):
             return False
         *dates, age = (columns[place].storage.holds for place in self.places)
         return {*dates} == {"moment"} and age in ("whole", "real")
-
-    def following(self, columns: Sequence[Kind]) -> dict[int, set[int]]:
-        """Returns that the number follows from dates, whichever rule tells it."""
-        return {self.places[-1]: {*self.places[:-1]}}
-
-    def choices(self, rows: Rows) -> Sequence[Places]:
-        """Returns the number; nothing where another rule tells it: a date moves to it."""
-        return [self.places[-1:], ()]
 
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:
@@ -104,36 +91,14 @@ class Age(Rule):
         count = np.arange(1, len(begins) + 1) - np.searchsorted(ends, begins, "right")
         return int(begins[count.argmax()]) if len(begins) else 0
 
-    def _years(self, rows: Rows) -> np.ndarray:
-        """Counts the years, (n,)."""
-        first, *until = (rows.values(place) for place in self.places[:-1])
+    def counted(self, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.timedelta64]:
+        """Counts years, which are fewer if the first date is later."""
+        first, *until, age = map(rows.values, self.places)
         end = until[0] if until else np.full(len(first), np.datetime64(self.day, "D"))
         months = end.astype("M8[M]") - first.astype("M8[M]")
         begun = _day_of_month(end) >= _day_of_month(first)
-        return np.asarray((months.astype(np.int64) - 1 + begun) // 12)
-
-    def holds(self, rows: Rows) -> np.ndarray:
-        """Tells where it holds, or a cell is missing."""
-        return (rows.values(self.places[-1]) == self._years(rows)) | ~rows.known(self.places)
-
-    def untell(self, rows: Rows, broken: Broken) -> None:
-        """Sets the number, or moves a date by years where that has to stay or cannot be it."""
-        *dates, age = self.places
-        some = rows.take(broken.rows, self.places)
-        years, stays = self._years(some), broken.stays
-        is_possible = can_be(rows.columns[age], years)
-        is_set = ~stays[:, age] & is_possible
-        rows.change(age, broken.rows[is_set], years[is_set])
-        if broken.given is not None:
-            wrong = broken.given[:, dates].all(axis=1) & ~stays[:, age] & ~is_possible
-            self.refuse(rows.columns, age, years[wrong])
-        off = years - _whole(some.values(age))
-        left = ~is_set
-        for place, sign in zip(dates, (1, -1), strict=False):
-            moved = left & ~stays[:, place]
-            new = shifted(rows.values(place)[broken.rows[moved]], sign * off[moved], _A_YEAR)
-            rows.change(place, broken.rows[moved], new)
-            left &= ~moved
+        years = (months.astype(np.int64) - 1 + begun) // 12
+        return years, years - _whole(age), np.timedelta64(1, "Y")
 
 
 def _whole(years: np.ndarray) -> np.ndarray:

@@ -45,6 +45,7 @@ _NEARLY_ALWAYS = 0.95  # share of rows that keep a rule beside which another say
 MOST_SOUGHT = 200
 """Columns of numbers, and of categories, among which rules are sought."""
 
+Place = Annotated[int, Field(ge=0)]
 Places = tuple[int, ...]
 
 
@@ -156,9 +157,9 @@ class Rule(Settings):
     """Whether it says which cells are missing, and nothing of the values of others."""
 
     kind: str
-    places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(1, MOST_COLUMNS)]
+    places: Annotated[tuple[Place, ...], Len(1, MOST_COLUMNS)]
     kept: Share = 1.0
-    dependent: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(0, MOST_COLUMNS)] = ()
+    dependent: Annotated[tuple[Place, ...], Len(0, MOST_COLUMNS)] = ()
 
     @property
     def size(self) -> int:

@@ -15,7 +15,7 @@ from kan_diffusion.tables.kinds.category import Category
 from kan_diffusion.tables.kinds.number import Number
 from kan_diffusion.tables.numbers import SHARING
 from kan_diffusion.tables.rules.base import MOST_SOUGHT, Rows
-from kan_diffusion.tables.rules.numeric import as_values, whole
+from kan_diffusion.tables.rules.numeric import as_values, ends, whole
 
 COVERED = 0.9
 """Least share of rows whose value at least five rows have, where a rule lists values."""
@@ -89,7 +89,7 @@ def are_held(column: Kind, codes: Sequence[int]) -> bool:
         return 0 <= min(codes) <= max(codes) < len(column.known)
     if not isinstance(column, Number) or column.lattice.fine:
         return False
-    low, high = (end * column.lattice.per for end in column.storage.limits)
+    low, high = ends(column)
     return bool(high >= 2**63 or low <= min(codes) <= max(codes) <= high)
 
 

@@ -82,6 +82,21 @@ def as_values(column: Number, steps: np.ndarray) -> np.ndarray:
     return steps.astype(storage.value_dtype)
 
 
+def ends(column: Number) -> tuple[float, float]:
+    """Returns the smallest and the largest number that a dtype has, in steps."""
+    low, high = column.storage.limits
+    return low * column.lattice.per, high * column.lattice.per
+
+
+def _nearest_held(column: Number, steps: np.ndarray) -> np.ndarray:
+    """Makes values of whole steps (m,), the nearest that the dtype of a column holds."""
+    low, high = ends(column)
+    for off, end in ((steps < low, low), (steps > high, high)):
+        if off.any():
+            steps = np.where(off, end, steps)
+    return as_values(column, steps)
+
+
 def reach(column: Number) -> np.ndarray:
     """Returns the smallest and the largest number of a lattice, as :func:`whole` gives them."""
     ends = column.lattice.values(np.array([-np.inf, np.inf]), column.storage.value_dtype)
@@ -119,14 +134,7 @@ def real(column: Number, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
 
 
 class NumericRule(Rule):
-    """An equation between the numbers or dates of some columns.
-
-    Attributes:
-        kind: Its name in ``RULES``.
-        places: Places of its columns in the table.
-        kept: Share of the rows that keep it, 1 where all do.
-        dependent: Place of the column that is solved for first.
-    """
+    """An equation between the numbers or dates of some columns."""
 
     @property
     def amounts(self) -> Places:
@@ -208,61 +216,50 @@ class NumericRule(Rule):
                     amounts = amounts.clip(*reach(columns[i]) * units[i])
                 x[i][wrong] = amounts
                 changed[i] |= wrong
-        for place, amounts, unit, some in zip(
-            self.amounts, x[: len(columns)], units, changed, strict=True
+        for column, place, amounts, unit, some in zip(
+            columns, self.amounts, x[: len(columns)], units, changed, strict=True
         ):
             steps = amounts[some] / unit if tolerance else amounts[some]
-            is_given = np.zeros(len(steps), dtype=bool)
             if broken.given is not None and self.kept == 1:  # what has exceptions gives way
-                is_given |= broken.given[some][:, self.places].any(axis=1)
-            rows.change(place, broken.rows[some], self._values(rows, place, steps, is_given))
+                low, high = ends(column)
+                off = broken.given[some][:, self.places].any(axis=1)
+                off &= (steps < low) | (steps > high)
+                self.refuse(rows.columns, place, steps[off] / column.lattice.per)
+            rows.change(place, broken.rows[some], _nearest_held(column, steps))
 
-    def nearest_pairs(
-        self, rows: Rows, which: int, options: np.ndarray, solved: int, stays: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Takes the nearest options (K,) for one amount with which another one is of whole steps.
+    def set_nearest(
+        self,
+        rows: Rows,
+        some: np.ndarray,
+        places: tuple[int, int],
+        options: np.ndarray,
+        values: np.ndarray,
+        stays: np.ndarray,
+    ) -> None:
+        """Sets one amount to the nearest option with which another one is of whole steps.
 
         Args:
-            rows: Rows that break it, m of them.
-            which: Which of the amounts is an option.
-            options: What it may be.
-            solved: Which of them follows, within its range.
-            stays: In which rows that one stays, too, (m,).
-
-        Returns:
-            In which rows there is such an option, (m,), and for k of those which it is and the
-            steps of what follows, (k,) each.
+            rows: All rows.
+            some: Those that break it, (m,); where no option fits, they stay as they are.
+            places: Places of the two columns.
+            options: What the first amount may be, (K,).
+            values: The same as values of its column, (K,).
+            stays: In which of the rows the second stays, too, (m,).
         """
-        units, tolerance = self._units(rows.columns)
-        least, most = reach(self.parts(rows.columns)[solved]) * units[solved]
-        x = [each[:, None] for each in self._amounts(rows)]
+        amounts = [*self.amounts, *(place for place in self.places if place not in self.amounts)]
+        which, solved = map(amounts.index, places)
+        column, (units, tolerance) = self.parts(rows.columns)[solved], self._units(rows.columns)
+        least, most = reach(column) * units[solved]
+        x = [each[:, None] for each in self._amounts(rows.take(some, self.places))]
         drawn, x[which] = x[which], options[None]
-        has_one, best = np.zeros(len(drawn), bool), np.zeros(len(drawn), int)
-        following = np.zeros(len(drawn))
-        for some in np.array_split(np.arange(len(drawn)), 1 + len(drawn) // _AT_ONCE):
-            part = [each if i == which else each[some] for i, each in enumerate(x)]
-            amounts = np.where(stays[some, None], part[solved], self.solved(part, solved))
-            part[solved] = amounts
-            fits = self.is_kept(part, tolerance) & (least <= amounts) & (amounts <= most)
-            best[some] = np.where(fits, np.abs(options - drawn[some]), np.inf).argmin(axis=1)
-            pairs = np.arange(len(some)), best[some]
-            has_one[some], following[some] = fits[pairs], amounts[pairs]
-        return has_one, best[has_one], following[has_one] / units[solved]
-
-    def _values(
-        self, rows: Rows, place: int, steps: np.ndarray, is_given: np.ndarray
-    ) -> np.ndarray:
-        """Makes values of whole steps (m,), the nearest that the dtype of a column holds.
-
-        Raises:
-            DataError: It does not hold those of a row in which cells are given, (m,).
-        """
-        column = rows.columns[place]
-        assert isinstance(column, Number)
-        per = column.lattice.per
-        low, high = (end * per for end in column.storage.limits)
-        self.refuse(rows.columns, place, steps[((steps < low) | (steps > high)) & is_given] / per)
-        for off, end in ((steps < low, low), (steps > high, high)):
-            if off.any():
-                steps = np.where(off, end, steps)
-        return as_values(column, steps)
+        for part in np.array_split(np.arange(len(some)), 1 + len(some) // _AT_ONCE):
+            tried = [each if i == which else each[part] for i, each in enumerate(x)]
+            follows = np.where(stays[part, None], tried[solved], self.solved(tried, solved))
+            tried[solved] = follows
+            fits = self.is_kept(tried, tolerance) & (least <= follows) & (follows <= most)
+            best = np.where(fits, np.abs(options - drawn[part]), np.inf).argmin(axis=1)
+            has_one = fits[np.arange(len(part)), best]
+            part, best = part[has_one], best[has_one]
+            rows.change(places[0], some[part], values[best])
+            steps = follows[has_one, best] / units[solved]
+            rows.change(places[1], some[part], _nearest_held(column, steps))

@@ -14,13 +14,67 @@ from itertools import product
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from annotated_types import Len
 from pydantic import Field
 
 from kan_diffusion.tables.kinds import Kind
-from kan_diffusion.tables.rules.base import Broken, Places, Rows, Rule, can_be
+from kan_diffusion.tables.rules.base import Broken, Place, Places, Rows, Rule, can_be
 
 _FEW, _LIKELY = 200, 0.95  # rows, and the share of them in which a number is a part
+
+
+class Counted(Rule):
+    """The last of its columns is counted from the dates in the others."""
+
+    least = 0.95
+    is_partial = True
+    is_loose = True
+
+    def counted(self, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.timedelta64]:
+        """Returns what the last column should be, (n,), and how many steps dates are off, (n,).
+
+        The first date should be so many later, or the second one earlier; a step comes last.
+        """
+        raise NotImplementedError
+
+    def following(self, columns: Sequence[Kind]) -> dict[int, set[int]]:
+        """Returns that the number follows from dates, whichever rule tells it."""
+        return {self.places[-1]: {*self.places[:-1]}}
+
+    def choices(self, rows: Rows) -> Sequence[Places]:
+        """Returns the number; nothing where another rule tells it: a date moves to it."""
+        return [self.places[-1:], ()]
+
+    def holds(self, rows: Rows) -> np.ndarray:
+        """Tells where it holds, or a cell is missing."""
+        return (rows.values(self.places[-1]) == self.counted(rows)[0]) | ~rows.known(self.places)
+
+    def untell(self, rows: Rows, broken: Broken) -> None:
+        """Sets the number, or moves a date where that has to stay or cannot be such a number."""
+        *dates, number = self.places
+        stays = broken.stays
+        counted, late, step = self.counted(rows.take(broken.rows, self.places))
+        is_possible = can_be(rows.columns[number], counted)
+        is_set = ~stays[:, number] & is_possible
+        rows.change(number, broken.rows[is_set], counted[is_set])
+        if broken.given is not None:
+            wrong = broken.given[:, dates].all(axis=1) & ~stays[:, number] & ~is_possible
+            self.refuse(rows.columns, number, counted[wrong])
+        left = ~is_set
+        for place, sign in zip(dates, (1, -1), strict=False):
+            moved = left & ~stays[:, place]
+            date = rows.values(place)[broken.rows[moved]]
+            rows.change(place, broken.rows[moved], _shifted(date, sign * late[moved], step))
+            left &= ~moved
+
+
+def _shifted(moments: np.ndarray, counts: np.ndarray, step: np.timedelta64) -> np.ndarray:
+    """Moves moments (n,) by ``counts`` steps; into another month as far as that has days."""
+    if np.datetime_data(step)[0] not in "YM":
+        return np.asarray(moments + counts * step)
+    months = moments.astype("M8[M]") + (counts * step).astype("m8[M]")
+    days = (months + np.timedelta64(1, "M")).astype("M8[D]") - np.timedelta64(1, "D")
+    within = moments - moments.astype("M8[M]")
+    return np.minimum(months + within, days + (moments - moments.astype("M8[D]")))
 
 
 def _held_by(part: str) -> tuple[str, ...]:
@@ -70,7 +124,7 @@ _DATES = {"date", "month and year"}  # parts that are dates
 _ROUND = {"hour": 24, "minute": 60, "weekday": 7, "weekday from Sunday": 7}  # what comes round
 
 
-class Part(Rule):
+class Part(Counted):
     """The second of two columns is a part of the date in the first.
 
     Attributes:
@@ -78,11 +132,7 @@ class Part(Rule):
         offset: What is added to it.
     """
 
-    least = 0.95
-    is_partial = True
-    is_loose = True
-
-    places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(2, 2)]
+    places: tuple[Place, Place]
     part: Literal[tuple(PARTS)]  # type: ignore[valid-type]
     offset: Annotated[int, Field(ge=-10_000, le=10_000)] = 0
 
@@ -97,14 +147,6 @@ class Part(Rule):
             return False
         date, part = (columns[place].storage.holds for place in self.places)
         return date == "moment" and part in _held_by(self.part)
-
-    def following(self, columns: Sequence[Kind]) -> dict[int, set[int]]:
-        """Returns that the number follows from the date, whichever rule tells it."""
-        return {self.places[1]: {self.places[0]}}
-
-    def choices(self, rows: Rows) -> Sequence[Places]:
-        """Returns the number; nothing where it is told by another date: this one moves to it."""
-        return [self.places[1:], ()]
 
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:
@@ -124,7 +166,7 @@ class Part(Rule):
                 continue
             known = few.known([date, other])
             counted = parts[date][part][known]
-            off = cls._counted(part, few.values(other)[known]) - counted
+            off = cls._number(part, few.values(other)[known]) - counted
             offset = round(float(np.nan_to_num(np.median(off)))) if len(off) else 0
             if len(off) and (off == offset).mean() >= _LIKELY and np.ptp(counted):
                 rule = cls(kind="part", places=(date, other), part=part, offset=offset)
@@ -135,50 +177,21 @@ class Part(Rule):
                     days |= {other} if part == "date" and tested.kept == 1 and is_full else set()
 
     @staticmethod
-    def _counted(part: str, values: np.ndarray) -> np.ndarray:
+    def _number(part: str, values: np.ndarray) -> np.ndarray:
         """Returns numbers as they are, and dates counted, NaN where they are no beginning."""
         if values.dtype.kind != "M":
             return values.astype(np.float64)
         starts = values.astype(f"M8[{np.datetime_data(PARTS[part][0])[0]}]")
         return np.where(starts == values, starts.astype(np.int64), np.nan)
 
-    def _off(self, rows: Rows) -> np.ndarray:
-        """Returns by how much the number is larger than the part, (n,)."""
+    def counted(self, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.timedelta64]:
+        """Counts the nearest way, which may be into another day."""
         date, number = map(rows.values, self.places)
-        counted = self._counted(self.part, number)
-        return np.asarray(counted - PARTS[self.part][1](date) - self.offset)
-
-    def holds(self, rows: Rows) -> np.ndarray:
-        """Tells where it holds, or a cell is missing."""
-        return (self._off(rows) == 0) | ~rows.known(self.places)
-
-    def untell(self, rows: Rows, broken: Broken) -> None:
-        """Sets the number, or moves the date where that has to stay or cannot be such a number."""
-        date_place, number_place = self.places
-        stay = broken.stays[:, self.places]
-        off = self._off(rows.take(broken.rows, self.places))
-        date = rows.values(date_place)[broken.rows]
-        number = PARTS[self.part][1](date) + self.offset
+        step, part = PARTS[self.part]
+        counted = part(date) + self.offset
+        late = np.nan_to_num(self._number(self.part, number) - counted).astype(np.int64)
+        if length := _ROUND.get(self.part):
+            late = (late + length // 2) % length - length // 2
         if self.part in _DATES:
-            number = number.astype(f"M8[{np.datetime_data(PARTS[self.part][0])[0]}]")
-        is_possible = can_be(rows.columns[number_place], number)
-        is_set = ~stay[:, 1] & is_possible
-        rows.change(number_place, broken.rows[is_set], number[is_set])
-        if broken.given is not None:
-            wrong = broken.given[:, date_place] & ~stay[:, 1] & ~is_possible
-            self.refuse(rows.columns, number_place, number[wrong])
-        moved, step = ~is_set & ~stay[:, 0], PARTS[self.part][0]
-        date, off = date[moved], np.nan_to_num(off[moved]).astype(np.int64)
-        if length := _ROUND.get(self.part):  # the nearest way, which may be into another day
-            off = (off + length // 2) % length - length // 2
-        rows.change(date_place, broken.rows[moved], shifted(date, off, step))
-
-
-def shifted(moments: np.ndarray, counts: np.ndarray, step: np.timedelta64) -> np.ndarray:
-    """Moves moments (n,) by ``counts`` steps; into another month as far as that has days."""
-    if np.datetime_data(step)[0] not in "YM":
-        return np.asarray(moments + counts * step)
-    months = moments.astype("M8[M]") + (counts * step).astype("m8[M]")
-    days = (months + np.timedelta64(1, "M")).astype("M8[D]") - np.timedelta64(1, "D")
-    within = moments - moments.astype("M8[M]")
-    return np.minimum(months + within, days + (moments - moments.astype("M8[D]")))
+            counted = counted.astype(f"M8[{np.datetime_data(step)[0]}]")
+        return counted, late, step

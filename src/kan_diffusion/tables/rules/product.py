@@ -20,6 +20,7 @@ from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.rules.base import Broken, Rows
 from kan_diffusion.tables.rules.numeric import (
     NumericRule,
+    as_values,
     numbers,
     reach,
     real,
@@ -101,21 +102,17 @@ class Product(NumericRule):
         column = self.parts(rows.columns)[which]
         units, _ = self._units(rows.columns)
         low, high = reach(column)
-        places = [self.places[i] for i in (which, solved)]
+        places = self.places[which], self.places[solved]
         left = ~self.holds(rows.take(broken.rows, self.places))
-        left &= ~broken.stays[:, places].any(axis=1)
+        left &= ~broken.stays[:, [*places]].any(axis=1)
         if column.lattice.fine or (high - low) // column.lattice.step >= _MOST_FACTORS:
             return
         factors = np.arange(low, high + 1, column.lattice.step)
         if len(column.known):
             factors = np.sort(whole(column, column.known))
-        left, options = broken.rows[left], factors * units[which]
-        found, best, steps = self.nearest_pairs(
-            rows.take(left, self.places), which, options, solved, np.zeros(len(left), bool)
-        )
-        for place, each in zip(places, (factors[best], steps), strict=True):
-            values = self._values(rows, place, each, np.zeros(len(each), bool))
-            rows.change(place, left[found], values)
+        some, values = broken.rows[left], as_values(column, factors)
+        stays = np.zeros(len(some), bool)
+        self.set_nearest(rows, some, places, factors * units[which], values, stays)
 
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:

@@ -41,7 +41,6 @@ from kan_diffusion.tables.rules.numeric import (
 
 _SAMPLE, _FEWEST, _FEW, _LIKELY = 2_000, 8, 48, 0.85  # rows, and the share that make a candidate
 _MANY, _MOST_VALUES = 20, 1_000  # numbers of a column, and categories that have a factor
-_FACTOR = 2  # place among the amounts
 _ROUNDED, _NEAR = 0.5 + 1e-6, 1e-6  # of a step, and of ratios of candidates
 
 
@@ -115,14 +114,9 @@ class Rated(NumericRule):
         super().untell(rows, broken._replace(given=None))
         rate, amount, _ = self.places
         left = ~self.holds(rows.take(broken.rows, self.places)) & ~broken.stays[:, rate]
-        some, factors = broken.rows[left], np.array(self.factors)
-        found, best, steps = self.nearest_pairs(
-            rows.take(some, self.places), _FACTOR, factors, 0, broken.stays[left, amount]
-        )
-        codes = np.array(self.codes)[best]
-        rows.change(rate, some[found], values_of(rows.columns[rate], codes))
-        amounts = self._values(rows, amount, steps, np.zeros(len(steps), bool))
-        rows.change(amount, some[found], amounts)
+        values = values_of(rows.columns[rate], np.array(self.codes))
+        factors, stays = np.array(self.factors), broken.stays[left, amount]
+        self.set_nearest(rows, broken.rows[left], (rate, amount), factors, values, stays)
         if broken.given is not None:
             super().untell(rows, broken)
 
