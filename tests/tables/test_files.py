@@ -316,7 +316,9 @@ POINTS = pd.DataFrame(
         ("x,x\n1,2\n3,4\n", "same name: 'x'"),
         (b"x,y\n1,2\n3,\xff\xfe4\n", r"not UTF-8 text \(line 3\)"),
         (b"x,y\n1,2\n\0\0\0,4\n", "not a text file"),
-        ('x,y\n1,2\n"3,4\n5,6\n', "close its quotation marks"),
+        ('x,y\n1,2\n"3,4\n5,6\n', "quotation mark in line 3 that is not closed"),
+        ('x;y\n1;"a\n2;b\n', "quotation mark in line 2 that is not closed"),
+        ('x,y\r\n"1","a\r\n"2","b"\r\n"3","c"\r\n', "quotation mark in line 2 that is not closed"),
         (",".join(map(str, range(10_001))) + "\n", "10,001 columns; a table has at most 10,000"),
         ({"x": [1.0, 2.0], "many": [[1.0], [2.0]]}, "a column 'many' of lists"),
         ({}, "no columns"),
@@ -332,6 +334,14 @@ def test_a_broken_file_is_refused_with_the_place(tmp_path, content, words):
     with refused(words, DataError) as caught:
         read_frame(path)
     assert str(path) in str(caught.value)
+
+
+def test_quotation_marks_that_are_closed_or_within_a_cell_stay(tmp_path):
+    cells = ['5" pipe', 'he said ""no""', "two\nlines", "two, words"]
+    (tmp_path / "rows.csv").write_text(
+        f"x,y\n1,{cells[0]}\n" + "".join(f'2,"{c}"\n' for c in cells[1:])
+    )
+    assert read_frame(tmp_path / "rows.csv")["y"].tolist() == [c.replace('""', '"') for c in cells]
 
 
 def test_truncated_and_foreign_files_are_refused(tmp_path):

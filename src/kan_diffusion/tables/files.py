@@ -183,6 +183,7 @@ def _read_text(
     delimiter = "\t" if ending_of(path) == ".tsv" else _delimiter(lines)
     names, unnamed = _numbered(_num_cells(lines[0], delimiter)), tuple[str, ...]()
     require_size(f"'{path}'", 1, len(names))
+    _require_closed(path, text, delimiter)
     # Lines are counted first, since cells take far more memory.
     most = min(limits.MOST_VALUES, max(limits.MOST_EMPTY_CELLS, len(text) // 3))
     require_size(f"'{path}'", 1 + text.count(b"\n"), len(names), most)
@@ -235,6 +236,24 @@ def _require_lines(path: Path, text: bytes) -> None:
         raise DataError(
             f"'{path}' has a line of more than {limits.LONGEST_LINE:,} characters; close its "
             "quotation marks, or shorten it"
+        )
+
+
+def _require_closed(path: Path, text: bytes, delimiter: str) -> None:
+    """Refuses a quotation mark that opens a cell and is closed in another line's cell or nowhere.
+
+    All lines between would silently be part of the cell.
+    """
+    other = rf"[^{re.escape(delimiter)}\r\n]"
+    at_start, at_end = f"(?<!{other})", f"(?!{other})"
+    within_line = rf'{at_start}"(?:[^"\r\n]++|"")*+"'
+    across_lines = rf'{at_start}"(?:[^"]++|"")*+"{at_end}'
+    inside = f'(?<={other})"'  # such as in 5" pipe
+    sound = re.match(rf'(?:[^"]++|{within_line}|{across_lines}|{inside})*+'.encode(), text)
+    if sound is not None and sound.end() < len(text):
+        line = 1 + len(re.findall(rb"\r\n?|\n", text[: sound.end()]))
+        raise DataError(
+            f"'{path}' has a quotation mark in line {line} that is not closed; close it"
         )
 
 
