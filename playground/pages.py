@@ -24,7 +24,7 @@ from kan_diffusion.report.study import write_report  # noqa: E402
 from kan_diffusion.study.run import load_study  # noqa: E402
 from kan_diffusion.tables.page import write_table_page  # noqa: E402
 from mixed_tables import people, quick_scores, shuffled  # noqa: E402
-from runs import TRAINED  # noqa: E402
+from runs import train_run  # noqa: E402
 
 
 def many_models(folder: Path) -> None:
@@ -39,7 +39,7 @@ def many_models(folder: Path) -> None:
 def trained(name: str, folder: Path, *command: str) -> None:
     """Makes the page of a run, or a study, that the tests train, by a command."""
     folder.mkdir(parents=True)
-    TRAINED[name](folder)
+    train_run(name, folder)
     assert call_command(*command, folder / "run", "--out", folder) == 0
 
 

@@ -54,7 +54,8 @@ TRAINED = {
 """Data, or what writes them into a folder, and options of runs by name; "study" is one, too."""
 
 
-def _train(name: str, folder: Path) -> None:
+def train_run(name: str, folder: Path) -> None:
+    """Trains a run into ``folder / "run"``, with its data beside it."""
     if name == "study":  # a KAN and an MLP on two toys with two seeds, and its ``study.yaml``
         data = [{"toy": toy, "num_points": 200} for toy in ("moons", "circles")]
         config = study(seeds=2, data=data)
@@ -85,7 +86,7 @@ def shared_runs(tmp_path_factory):
             if not (folder / "done").exists():
                 shutil.rmtree(folder, ignore_errors=True)  # where training failed, for a test
                 folder.mkdir()
-                _train(name, folder)
+                train_run(name, folder)
                 (folder / "done").write_text(_listed(folder / "run"))
             left = _listed(folder / "run")
         assert left == (folder / "done").read_text(), f"a test has changed the run '{name}'"
