@@ -162,6 +162,8 @@ def test_studies_that_make_no_sense_are_one_line(what, options, message):
         ("moons", {"process": "cosin"}, "unknown process 'cosin', did you mean 'cosine'"),
         ("moons", {"learning_rate": -1.0}, "learning_rate = -1.0: .*greater than 0"),
         ("moons", {"steps": 0}, "steps = 0: .*greater than or equal to 1"),
+        ("moons", {"params": "many"}, "params = 'many': .* valid integer"),
+        ("moons", {"settings": [1]}, r"settings = \[1\]: .* valid dictionary"),
         (
             "moons",
             {"family": "dit"},

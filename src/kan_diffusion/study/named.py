@@ -236,9 +236,10 @@ def single_trial(
         "optimizer": optimizer,
     }
     with valid_settings("settings"):
+        asked = ModelConfig(family=family, params=params, depth=depth, settings=settings or {})
         if dataset is None:
             dataset = load_dataset(source, seed)
-        suits = task.suggest(dataset, noising, family, params)
+        suits = task.suggest(dataset, noising, family, asked.params)
         usual = suits.training.model_dump(exclude_unset=True)
         if "optimizer" in usual and optimizer not in (None, usual["optimizer"]):
             usual["learning_rate"] = get_family(family).learning_rate  # its own suits no other one
@@ -248,9 +249,9 @@ def single_trial(
         training = TrainingConfig.model_validate({**usual, **chosen, "sparsify": sparsify})
         model = ModelConfig(
             family=family,
-            params=suits.params if params is None else params,
-            depth=suits.depth if depth is None else depth,
-            settings={**accepted(family, suits.settings), **(settings or {})},
+            params=suits.params if asked.params is None else asked.params,
+            depth=suits.depth if asked.depth is None else asked.depth,
+            settings={**accepted(family, suits.settings), **asked.settings},
             conditions=suits.conditions,
         )
         trial = _alone(source, noising, model, replace(suits, training=training), seed)
