@@ -115,7 +115,7 @@ def _of_flights(real: pd.DataFrame, rows: pd.DataFrame) -> dict[str, float]:
     at = pd.to_datetime(rows["departure"])
     hours, days = (
         [getattr(pd.to_datetime(frame["departure"]).dt, part) for frame in (real, rows)]
-        for part in ("hour", "weekday")
+        for part in ("hour", "day_of_week")
     )
     return {
         "leaves from 0 to 5": (at.dt.hour < 5).mean(),

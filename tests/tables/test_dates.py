@@ -74,6 +74,23 @@ def test_a_cell_decides_whether_the_day_comes_first(caplog):
     assert "give the column the kind 'date:%-m/%-d/%Y'" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("first", "last"), [(1940, 1994), (1960, 2035), (2005, 2024), (1970, 2020), (1994, 1994)]
+)
+def test_years_of_two_digits_lie_in_the_hundred_that_their_gap_ends(first, last, caplog):
+    days = pd.Series(pd.date_range(f"{first}-01-05", f"{last}-12-20", periods=400).normalize())
+    frame = pd.DataFrame({"born": days.dt.strftime("%m/%d/%y"), "x": np.arange(400) * 0.37})
+    codec = TableCodec.fit(frame)
+    assert f"'born' writes years in two digits, read as {first} to {last}; write" in caplog.text
+    storage = codec.columns[0].storage
+    np.testing.assert_array_equal(storage.read(frame["born"], "born")[0], days)
+    pd.testing.assert_series_equal(codec.decode(codec.encode(frame))["born"], frame["born"])
+    middle = days[200].strftime("%m/%d/%y")
+    met = read_conditions({"born": (middle, None)}, codec)["born"].holds(frame["born"])
+    assert met.tolist() == (days >= days[200]).tolist()
+    assert type(codec).model_validate_json(codec.model_dump_json()) == codec
+
+
 def test_a_time_of_day_that_is_none_makes_texts_of_all_and_is_named(caplog):
     times = [f"{hour:02}:15" for hour in range(24)]
     assert _form([*times, "24:00"]) is None

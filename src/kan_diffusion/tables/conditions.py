@@ -301,4 +301,4 @@ def _as_written(storage: Storage, text: str) -> np.datetime64:
                 return period.start_time.to_datetime64()
     if storage.written is None:
         return np.datetime64("NaT", "s")
-    return read_dates(np.array([text], object), storage.written)[0]
+    return read_dates(np.array([text], object), storage.written, storage.hundred)[0]

@@ -9,7 +9,9 @@ is a moment of the first of January 1970. Eight digits are days and six are mont
 from 1900 to 2100.
 
 Whether the day or the month comes first is decided by the column where any cell decides it. If none
-does, the day is taken to be first, with a warning.
+does, the day is taken to be first, with a warning. Two digits of a year stand for one of the
+hundred years in whose middle those of the column lie: their largest gap, on a circle of a hundred,
+is before the first and after the last, which is read as POSIX does (from 1969 to 2068).
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ DIGITS = {8: "%Y%m%d", 6: "%Y%m"}
 """Formats of digits alone, by how many there are."""
 _DIGITS = re.compile(r"(?:19[0-9]{2}|20[0-9]{2}|2100)[0-9]{2}(?:[0-9]{2})?")
 _UNDATED = np.datetime64("1900-01-01")  # pandas' date of a time of day
+_PIVOT = 1969  # first year that two digits stand for in POSIX
 _GLANCE = 100  # cells that most formats do not fit
 _MOSTLY = 0.5  # share of cells in a format that make a column one of dates
 
@@ -169,13 +172,49 @@ def _fits(texts: np.ndarray, form: str) -> np.ndarray:
     return np.asarray(written_dates(read_dates(texts, form), form) == texts)
 
 
-def read_dates(texts: np.ndarray, form: str) -> np.ndarray:
-    """Reads dates in a format, shape (n,); those in another one are not a time."""
+def hundred_of(texts: np.ndarray, form: str, name: object) -> int:
+    """Finds the first of the hundred years that two digits stand for in dates, shape (n,)."""
+    texts = texts[~np.isnat(read_dates(texts, form))]
+    if not len(texts):
+        return _PIVOT
+    years = _years(read_dates(texts, form))
+    on_circle = np.unique(years % 100)
+    gaps = np.diff(on_circle, append=on_circle[0] + 100)
+    widest = int(np.argmax(gaps))
+    last = _PIVOT + int(on_circle[widest] - _PIVOT) % 100
+    hundred = last - 100 + int(gaps[widest] + 1) // 2
+    if np.isnat(read_dates(texts, form, hundred)).any():  # 1900 had no 29th of February
+        hundred += 100
+    years = hundred + (years - hundred) % 100
+    logger.warning(
+        f"column '{name}' writes years in two digits, read as {years.min()} to {years.max()}; "
+        "write years in four digits if that is wrong"
+    )
+    return hundred
+
+
+def read_dates(texts: np.ndarray, form: str, hundred: int = _PIVOT) -> np.ndarray:
+    """Reads dates in a format, shape (n,); those in another one are not a time.
+
+    Two digits of a year stand for one of the hundred years that begin with ``hundred``.
+    """
     directives = re.sub("%-", "%", re.sub("%[1-6]f", "%f", form))
     bare = pd.Series(texts, dtype=object).str.strip()
     cells = pd.to_datetime(bare, format=directives, errors="coerce", utc=form.endswith("%z"))
     moments = cells.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
-    return moments - (_UNDATED - np.datetime64(0, "D")) if is_clock(form) else moments
+    if is_clock(form):
+        return moments - (_UNDATED - np.datetime64(0, "D"))
+    if "%y" not in form:
+        return moments
+    years, months = _years(moments), moments.astype("M8[M]")
+    moved = months + 12 * (hundred + (years - hundred) % 100 - years)
+    moments = moved + (moments - months)
+    return np.where(moments.astype("M8[M]") == moved, moments, np.datetime64("NaT", "us"))
+
+
+def _years(moments: np.ndarray) -> np.ndarray:
+    years: np.ndarray = moments.astype("M8[Y]").astype(np.int64) + 1970
+    return years
 
 
 def written_dates(moments: np.ndarray, form: str) -> np.ndarray:

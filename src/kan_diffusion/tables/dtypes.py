@@ -29,6 +29,7 @@ from kan_diffusion.tables.dates import (
     DIGITS,
     form_of_digits,
     format_of,
+    hundred_of,
     is_clock,
     read_dates,
     written_dates,
@@ -72,6 +73,7 @@ class Storage(Settings):
         gap: Value that marks a missing cell among objects.
         dates: Whether objects are dates without a time.
         written: Format of dates in a column of text, such as "%Y-%m-%d".
+        hundred: The first of the hundred years that two digits of a year stand for.
         unit: Unit of moments and spans.
         values: The categories of a categorical dtype, in their order, used or not.
         ordered: Whether the categories are ordered.
@@ -82,6 +84,7 @@ class Storage(Settings):
     gap: Literal["nan", "NA", "None"] = "nan"
     dates: bool = False
     written: Annotated[str, Field(pattern=DATE_FORMAT)] | None = None
+    hundred: Annotated[int, Field(ge=1869, le=2069)] = 1969
     unit: Literal["s", "ms", "us", "ns"] | None = None
     values: Annotated[tuple[Scalar, ...], Field(fail_fast=True)] | None = None
     ordered: bool = False
@@ -119,6 +122,8 @@ class Storage(Settings):
             elif values.dtype.kind == "i":
                 form = form_of_digits(values[~missing])
             about["written"] = form
+            if form is not None and "%y" in form:
+                about["hundred"] = hundred_of(pd.unique(values[~missing]), form, name)
             values = values if form is None else read_dates(_texts(values[~missing][:1]), form)
         about["holds"] = holds = _IN_NUMPY[values.dtype.kind]
         if holds in ("moment", "span"):
@@ -159,7 +164,7 @@ class Storage(Settings):
         if held == "whole" and (self.holds == "text" or self.written in DIGITS.values()):
             values, held = _texts(values), "text"  # in these rows all texts are digits
         if self.written is not None and held == "text":
-            moments = read_dates(values, self.written)
+            moments = read_dates(values, self.written, self.hundred)
             if (wrong := np.isnat(moments) & ~missing).any():
                 row = int(np.argmax(wrong))
                 raise DataError(
