@@ -170,6 +170,7 @@ def valid_settings(where: str) -> Iterator[None]:
         name = ".".join(str(part) for part in first["loc"]) or "settings"
         reason = str(cause) if isinstance(cause, KanDiffusionError) else first["msg"]
         given = repr(first["input"])
-        # A missing setting's input is everything around it: too much for a line.
-        value = f" = {given}" if len(given) <= _LONGEST_VALUE else ""
+        # A missing setting's input is everything around it.
+        is_shown = first["type"] != "missing" and len(given) <= _LONGEST_VALUE
+        value = f" = {given}" if is_shown else ""
         raise KanDiffusionError(f"{where}: {name}{value}: {reason}") from error

@@ -37,7 +37,7 @@ def own_class(place: str, base: type[T]) -> type[T]:
 
 def is_place(name: str) -> bool:
     """Whether a name is of the form ``"package.module:NAME"``."""
-    return ":" in name
+    return isinstance(name, str) and ":" in name
 
 
 def import_own(name: str) -> None:

@@ -230,6 +230,7 @@ def test_wrong_settings_are_one_line_that_names_them(tmp_path, change, place, re
     [
         (b"name: [unclosed", "is not YAML"),
         (b"- 1", "valid dictionary"),
+        (b"", "name: Field required"),
         (b"name: &mine x\ntitle: *mine", "anchors are not read, .* alias .*; write it out"),
         (b"seed: 1\nname: x\nseed: 2", "'seed' stands twice; keep one"),
         (b"seed: 0x" + b"f" * 99, "a number of more than 20 digits"),

@@ -254,6 +254,7 @@ def test_points_and_settings_are_checked_when_fitting(tmp_path):
             DiffusionEstimator(**QUICK).fit(points)
     for changes, message in (
         ({"family": "knn"}, "unknown family 'knn', did you mean 'kan'"),
+        ({"family": 3}, "unknown family '3'"),
         ({"settings": {"grid": 4}}, "unknown setting of family 'kan' 'grid'"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
         ({"steps": 0}, "steps"),

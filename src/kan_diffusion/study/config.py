@@ -539,7 +539,7 @@ def read_study(path: Path, *, importing: bool = False) -> StudyConfig:
         raise KanDiffusionError(f"{where} is not YAML: {error or type(error).__name__}") from error
     with valid_settings(where):
         # What is validated within asks its context whether modules are imported.
-        study = StudyConfig.model_validate(settings, context=importing)
+        study = StudyConfig.model_validate(settings or {}, context=importing)
         for data, names in study.unfit.items():
             require_known("data set", data, [source.name for source in study.data])
             for name in names:
