@@ -78,6 +78,8 @@ def test_a_kind_that_does_not_fit_is_refused():
     ):
         with refused(words, DataError):
             _column(values, kind)
+    with refused("holds 'May 4' in row 2, which is not written as %Y-%m-%d; correct", DataError):
+        _column(["2024-05-03", "May 4"], "date:%Y-%m-%d")
     for kinds, words in (
         ({"b": "number"}, "no column 'b' .*known: a"),
         ({"a": "integer"}, "unknown kind 'integer'.*known: category, constant"),

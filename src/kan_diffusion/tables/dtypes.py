@@ -168,8 +168,8 @@ class Storage(Settings):
             if (wrong := np.isnat(moments) & ~missing).any():
                 row = int(np.argmax(wrong))
                 raise DataError(
-                    f"column '{name}' holds '{values[row]}' in row {row + 1}, and was written as "
-                    f"{self.written} in the rows trained on; correct that cell"
+                    f"column '{name}' holds '{values[row]}' in row {row + 1}, which is not written "
+                    f"as {self.written}; correct that cell"
                 )
             values = np.where(missing, np.zeros(1, moments.dtype), moments)
         elif self.holds != held and not {self.holds, held} <= {"whole", "real", "truth"}:
