@@ -293,7 +293,7 @@ class Kind(Settings):
             doubled = ((cell, cell.replace('"', '""')) for cell in self.texts(self.reach))
             texts = (f'"{quoted}"' if "," in cell else cell for cell, quoted in doubled)
             raise DataError(
-                f"column '{self.name}' has no value '{unknown[0]}'; known: {listed(texts)}"
+                f"column '{self.name}' is never drawn as '{unknown[0]}'; known: {listed(texts)}"
             )
 
     def between(self, values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
