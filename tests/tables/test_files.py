@@ -172,26 +172,6 @@ def test_a_column_of_text_is_what_all_its_cells_are(tmp_path, caplog):
             assert told == ("V57" in cells)
 
 
-@pytest.mark.parametrize(
-    ("cells", "unit"),
-    [
-        (["20.4%", "-3%"], "%"),
-        (["€2,040.00", "€5", ""], "€"),
-        (["12 kg", "1e3 kg"], ""),
-        (["12 kg", "13 kg"], "kg"),
-        (["12 kg", "13 g"], ""),
-        (["A12", "A13"], ""),
-        (["CUST-012", "CUST-013"], ""),
-    ],
-)
-def test_a_unit_that_makes_amounts_text_is_named(tmp_path, caplog, cells, unit):
-    pd.DataFrame({"a": cells, "other": "o"}).to_csv(tmp_path / "points.csv", index=False)
-    assert isinstance(read_frame(tmp_path / "points.csv")["a"].iloc[0], str)
-    told = f"'a' is read as text, since '{unit}' stands in all of its cells; remove it"
-    assert (told in caplog.text) == bool(unit)
-    assert ("stands in all" in caplog.text) == bool(unit)
-
-
 def test_the_share_of_words_among_numbers_decides_whatever_the_order_of_rows(tmp_path):
     ages = [str(20 + k % 50) for k in range(100)]
     for words, said in (

@@ -90,6 +90,31 @@ def test_a_kind_that_does_not_fit_is_refused():
             TableCodec.fit(pd.DataFrame({"a": [1, 2]}), kinds)
 
 
+@pytest.mark.parametrize(
+    ("cells", "unit"),
+    [
+        (["20.4%", "-3%"], "%"),
+        (["€2,040.00", "€5", None], "€"),
+        ([f"${amount}" for amount in range(50)], "$"),  # else an identifier
+        (["12 kg", "1e3 kg"], ""),
+        (["12 kg ", "13 kg"], "kg"),
+        (["12 kg", "13 g"], ""),
+        (["A12", "A13"], ""),
+        (["CUST-012", "CUST-013"], ""),
+        (["12", "13"], ""),
+        (pd.Categorical(["12 kg", "13 kg"]), ""),
+    ],
+)
+def test_a_unit_that_makes_amounts_text_is_named(caplog, cells, unit):
+    TableCodec.fit(pd.DataFrame({"a": cells}))
+    told = f"'a' is read as text, since '{unit}' stands in all of its cells; remove it"
+    assert (told in caplog.text) == bool(unit)
+    assert ("stands in all" in caplog.text) == bool(unit)
+    caplog.clear()
+    TableCodec.fit(pd.DataFrame({"a": cells}), {"a": "category"})
+    assert not caplog.records
+
+
 def test_numbers_and_dates_come_in_the_steps_of_the_column_and_never_across_zero():
     for moments, of in (
         (DAYS, "D"),

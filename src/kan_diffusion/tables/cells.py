@@ -174,11 +174,6 @@ class CellReader:
             words = pc.invert(pc.or_(numbers, marked))
         codes = pc.and_(words, pc.match_substring_regex(cells, _CODE))
         if kind != "number" and _count(words) > _MANY_WORDS * count:
-            if kind is None and (unit := _unit(cells)):
-                logger.warning(
-                    f"{self.where}: column '{name}' is read as text, since '{unit}' stands in all "
-                    "of its cells; remove it to have their numbers learned"
-                )
             return
         if kind != "number" and _count(codes) >= max(_MANY_CODES * count, 1):
             row = pc.index(codes, value=True).as_py()
@@ -260,13 +255,13 @@ def _grouped(cells: pa.ChunkedArray, mark: str) -> str:
     return str(marked[0]) if are_grouped else ""
 
 
-def _unit(cells: pa.ChunkedArray) -> str:
-    """Returns the unit of numbers, such as "%", if the same stands in each cell; else ""."""
-    first = re.fullmatch(_AMOUNT, cells.drop_null()[0].as_py())
+def unit_of(texts: np.ndarray) -> str:
+    """Returns the unit of numbers, such as "%", if all texts (n,) have the same; else ""."""
+    first = re.fullmatch(_AMOUNT, texts[0].strip())
     if first is None:
         return ""
-    pattern = f"^{re.escape(first[1])}{_AMOUNT_DIGITS}{re.escape(first[2])}$"
-    same = pc.all(pc.match_substring_regex(cells, pattern)).as_py()
+    amount = re.compile(re.escape(first[1]) + _AMOUNT_DIGITS + re.escape(first[2]))
+    same = all(amount.fullmatch(text.strip()) for text in texts)
     return (first[1] + first[2]).strip() if same else ""
 
 
