@@ -18,6 +18,7 @@ from helpers import refused
 from kan_diffusion.data.frames import TextForm, write_frame
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.conditions import read_conditions
 from kan_diffusion.tables.files import read_table
 
 
@@ -204,13 +205,13 @@ def test_the_share_of_words_among_numbers_decides_whatever_the_order_of_rows(tmp
 
 def test_a_text_file_is_written_as_it_was(tmp_path):
     content = (
-        '\ufeff;when;"a;b";cost;price;ok\n'
-        "0;2013-01-01 06:00;WD ;1,5;1.80;TRUE\n"
-        "1;2013-02-01 18:00; x;;-12.05;FALSE\n"
+        '\ufeff;when;"a;b";cost;price; size ;ok\n'
+        "0;2013-01-01 06:00;WD ;1,5;1.80;7;TRUE\n"
+        "1;2013-02-01 18:00; x;;-12.05;1.5;FALSE\n"
     )
     path = written(tmp_path, content)
     frame, form = read_table(path)
-    assert list(frame) == ["column_1", "when", "a;b", "cost", "price", "ok"]
+    assert list(frame) == ["column_1", "when", "a;b", "cost", "price", "size", "ok"]
     assert form == TextForm.model_validate_json(form.model_dump_json())
     for ending, same in ((".csv", True), (".csv.gz", True), (".tsv", False)):
         write_frame(tmp_path / f"new{ending}", frame, form)
@@ -220,7 +221,7 @@ def test_a_text_file_is_written_as_it_was(tmp_path):
         again = read_frame(tmp_path / f"new{ending}")
         pd.testing.assert_frame_equal(again, frame)
     frame, form = read_table(written(tmp_path, "x,y,z\n1.80,1.8,0.10\n2.25,2.25,\n"))
-    assert form.decimals == {"x": 2, "z": 2}  # all cells have as many
+    assert {name: amount.decimals for name, amount in form.amounts.items()} == {"x": 2, "z": 2}
     more = pd.DataFrame({"x": [3.1, 4.123], "y": [3.1, 4.0], "z": [None, 2]})
     write_frame(tmp_path / "new.csv", more.astype({"z": "Int64"}), form)
     assert (tmp_path / "new.csv").read_text() == "x,y,z\n3.10,3.1,\n4.123,4.0,2.00\n"
@@ -233,11 +234,31 @@ def test_a_text_file_is_written_as_it_was(tmp_path):
     rows, form = read_table(written(tmp_path, trained.replace(".", ",")))
     codec = TableCodec.fit(rows).model_copy(update={"form": form})
     _, form = codec.read(written(tmp_path, "a;b\n1,5;\n"))
-    assert {*form.decimal_commas} == {"a", "b", "c"}
-    assert form.decimals == {"c": 2}
-    assert {*codec.read(written(tmp_path, "a;b\n1;\n"))[1].decimal_commas} == {"a", "b", "c"}
-    _, form = codec.read(written(tmp_path, "a;b\n1.5;\n"))
-    assert form.decimal_commas == ()
+    assert {name: amount.point for name, amount in form.amounts.items()} == dict.fromkeys(
+        "abc", ","
+    )
+    assert form.amounts["c"].decimals == 2
+    assert codec.read(written(tmp_path, "a;b\n1;\n"))[1].amounts == form.amounts
+    assert codec.read(written(tmp_path, "a;b\n1.5;\n"))[1].amounts == {}
+
+
+@pytest.mark.parametrize(("mark", "point"), [(",", "."), (".", ","), ("\u202f", ",")])
+def test_marks_of_thousands_are_written_and_may_be_asked_for(tmp_path, mark, point):
+    lines = ["limit;rate;year"]
+    for row in range(60):
+        limit = f"{row * 137 % 4000:,}".replace(",", mark)
+        lines.append(f"{limit};{row % 7}{point}5;{1990 + row % 9}")
+    path = written(tmp_path, "\n".join([*lines, ""]))
+    thousands = " " if mark == "\u202f" else mark
+    frame, form = read_table(path, thousands=thousands)
+    write_frame(tmp_path / "new.csv", frame, form)
+    assert (tmp_path / "new.csv").read_bytes() == path.read_bytes()
+    codec = TableCodec.fit(frame).model_copy(update={"form": form, "thousands": thousands})
+    _, form = codec.read(written(tmp_path, "limit;rate;year\n5;;1990\n"))
+    assert form.amounts == codec.form.amounts
+    for low in (f"1{mark}500", "1500", 1500):
+        (condition,) = read_conditions({"limit": (low, None)}, codec).values()
+        assert condition.ends == (1500, None)
 
 
 def test_packed_files_are_what_is_in_them_and_do_not_fill_the_memory(tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from helpers import refused
 from kan_diffusion.errors import DataError
 from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.conditions import read_conditions
 from kan_diffusion.tables.kinds import fit_column
 
 N = 400
@@ -91,28 +93,74 @@ def test_a_kind_that_does_not_fit_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("cells", "unit"),
+    ("cells", "values"),
     [
-        (["20.4%", "-3%"], "%"),
-        (["€2,040.00", "€5", None], "€"),
-        ([f"${amount}" for amount in range(50)], "$"),  # else an identifier
-        (["12 kg", "1e3 kg"], ""),
-        (["12 kg ", "13 kg"], "kg"),
-        (["12 kg", "13 g"], ""),
-        (["A12", "A13"], ""),
-        (["CUST-012", "CUST-013"], ""),
-        (["12", "13"], ""),
-        (pd.Categorical(["12 kg", "13 kg"]), ""),
+        (["$1,234.50", "$20.00", "-$3.10"], [1234.5, 20, -3.1]),
+        (["20.4%", "-3%", None], [20.4, -3, np.nan]),
+        (["12 kg", "1,004 kg", "7 kg"], [12, 1004, 7]),
+        (["12kg", "14kg", "7kg"], [12, 14, 7]),
+        (["1.234,50 €", "9,00 €", "(0,25 €)"], [1234.5, 9, -0.25]),
+        (["1.234 €", "999 €", "-2.000 €"], [1234, 999, -2000]),
+        (["1.234 m", "2.999 m", "0.125 m"], [1.234, 2.999, 0.125]),
+        (["R$ -5,5", "R$ 12,0", "R$ 1,5"], [-5.5, 12, 1.5]),
+        (["1\u202f234 F", "12 F", "5 F"], [1234, 12, 5]),
+        (["1'234.5", "12.0", "-1'000.5"], [1234.5, 12, -1000.5]),
+        (["52,000", "61,500", "999"], [52_000, 61_500, 999]),
+        (["-12 °C", "3.5 °C", "20 °C"], [-12, 3.5, 20]),
+        # Codes, numbers without a unit, and what could not be written as it was.
+        (["A12", "A13", "A14"], None),
+        (["12A", "13A", "14A"], None),
+        (["#7", "#8", "#9"], None),
+        (["007 kg", "012 kg", "100 kg"], "kg"),
+        (["CUST-012", "CUST-013", "CUST-014"], None),
+        (["12", "13", "14"], None),
+        (["1,5", "2,7", "3,9"], None),
+        (["1.5", "2.75", "3"], None),
+        (["52.4,13.1", "52.5,13.2", "52.6,13.3"], None),
+        (["412 345", "512 345", "612 345"], None),
+        (["12 kg", "13 g", "14 kg"], None),
+        (["12 kg ", "13 kg", "14 kg"], "kg"),
+        (["13.50%", "13%", "2.25%"], "%"),
+        (["1e3 kg", "12 kg", "4 kg"], None),
+        (pd.Categorical(["12 kg", "13 kg", "14 kg"]), None),
     ],
 )
-def test_a_unit_that_makes_amounts_text_is_named(caplog, cells, unit):
-    TableCodec.fit(pd.DataFrame({"a": cells}))
-    told = f"'a' is read as text, since '{unit}' stands in all of its cells; remove it"
-    assert (told in caplog.text) == bool(unit)
-    assert ("stands in all" in caplog.text) == bool(unit)
+def test_amounts_in_text_are_numbers_and_come_back_as_they_were(caplog, cells, values):
+    cells = pd.Series(cells, name="a")
+    column = fit_column("a", cells)
+    if isinstance(values, list):
+        read, missing = column.read(cells)
+        np.testing.assert_array_equal(np.where(missing, np.nan, read), values)
+        pd.testing.assert_series_equal(column.restore(read, missing), cells, check_names=False)
+        assert not caplog.records
+    else:
+        assert column.storage.holds == "text"
+        assert (f"amounts with '{values}' are" in caplog.text) == bool(values)
+        assert len(caplog.records) == bool(values)
     caplog.clear()
-    TableCodec.fit(pd.DataFrame({"a": cells}), {"a": "category"})
+    assert fit_column("a", cells, "category").storage.holds == "text"
     assert not caplog.records
+
+
+def test_amounts_are_drawn_asked_for_and_filled_as_they_are_written():
+    size = _rng().normal(2e3, 900, 300).round(2)
+    frame = pd.DataFrame({"price": [f"${x:,.2f}".replace("$-", "-$") for x in size]})
+    frame["tax"] = [f"{x:.1f}%" for x in _rng().choice([7.5, 10.0, 19.0], 300)]
+    codec = TableCodec.fit(frame)
+    assert [column.kind for column in codec.columns] == ["number", "number"]
+    assert "price: number, -$800.00 to $4,800.00" in codec.summary("")
+    drawn = codec.decode(torch.randn(500, codec.dim, generator=torch.manual_seed(0)))
+    assert drawn["price"].str.fullmatch(r"-?\$[0-9]{1,3}(,[0-9]{3})?\.[0-9]{2}").all()
+    assert {*drawn["tax"]} == {"7.5%", "10.0%", "19.0%"}
+    for given, lowest in (("$1,500", 1500), ("1500.5", 1500.5), (1500, 1500)):
+        (condition,) = read_conditions({"price": (given, None)}, codec).values()
+        assert condition.ends == (lowest, None)
+    (condition,) = read_conditions({"tax": ["10%", 19]}, codec).values()
+    np.testing.assert_array_equal(condition.holds(drawn["tax"]), drawn["tax"] != "7.5%")
+    with refused("'abc' in row|not 'abc'; give one such as", DataError):
+        read_conditions({"price": "abc"}, codec)
+    with refused("holds '5 kg' in row 2, which is not written as .1,234.50", DataError):
+        codec.encode(pd.DataFrame({"price": ["$1.00", "5 kg"]}), some=True)
 
 
 def test_numbers_and_dates_come_in_the_steps_of_the_column_and_never_across_zero():

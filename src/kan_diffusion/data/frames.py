@@ -6,17 +6,16 @@ import logging
 from collections.abc import Collection, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
-from annotated_types import Len
 from pandas.api.types import is_numeric_dtype
-from pydantic import FailFast, Field
+from pydantic import Field
 
+from kan_diffusion.data.amounts import Amount
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import whole_file
-from kan_diffusion.limits import MOST_COLUMNS
 from kan_diffusion.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -31,55 +30,47 @@ class TextForm(Settings):
     Attributes:
         ending: Its ending, without that of a packed file.
         delimiter: What separates cells.
-        decimal_commas: Names of columns whose numbers have decimal commas.
-        decimals: Decimals that all numbers of a column have, some of them zeros at the end, by its
-            name.
-        unnamed: Names given to columns without one, such as an index of pandas.
+        amounts: How it writes the numbers of columns by name, if not as Python does.
+        headers: Names of columns as it writes them, with spaces at their ends or empty, by name.
         has_mark: Whether the file begins with the mark of UTF-8.
     """
 
     ending: Literal[".csv", ".tsv"] = ".csv"
     delimiter: Literal[",", ";", "\t", "|"] = ","
-    decimal_commas: Annotated[tuple[str, ...], FailFast(), Len(0, MOST_COLUMNS)] = ()
-    decimals: dict[str, Annotated[int, Field(ge=1, le=9)]] = Field(default_factory=dict)
-    unnamed: Annotated[tuple[str, ...], FailFast(), Len(0, MOST_COLUMNS)] = ()
+    amounts: dict[str, Amount] = Field(default_factory=dict)
+    headers: dict[str, str] = Field(default_factory=dict)
     has_mark: bool = False
 
     def renamed(self, names: Mapping[str, str]) -> Self:
         """Returns the form with other names of columns."""
-        commas = tuple(names[name] for name in self.decimal_commas)
-        decimals = {names[name]: count for name, count in self.decimals.items()}
-        return self.model_copy(update={"decimal_commas": commas, "decimals": decimals})
+        amounts = {names[name]: amount for name, amount in self.amounts.items()}
+        return self.model_copy(update={"amounts": amounts})
 
-    def completed(self, other: Self | None, names: Collection[str]) -> Self:
-        """Returns the form with some columns, which it does not tell, as another one has them.
+    def completed(self, other: Self | None, told: Collection[str]) -> Self:
+        """Returns the form with all columns but those told as another form has them.
 
-        Nothing is taken from one that writes the columns that both tell in another way.
+        Nothing is taken from one that writes a told column with another mark of decimals.
         """
         if other is None or self.delimiter != other.delimiter:
             return self
-        commas = {*other.decimal_commas}
-        if commas.difference(names) != {*self.decimal_commas}.difference(names):
-            return self
-        decimals = {name: count for name, count in other.decimals.items() if name in names}
-        return self.model_copy(
-            update={"decimal_commas": tuple(sorted(commas)), "decimals": self.decimals | decimals}
-        )
+        plain = Amount()
+        for name in told:
+            ours, theirs = (form.amounts.get(name, plain) for form in (self, other))
+            if ours.point != theirs.point:
+                return self
+        amounts = {name: amount for name, amount in other.amounts.items() if name not in told}
+        return self.model_copy(update={"amounts": self.amounts | amounts})
 
     def applied(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Returns rows with the cells and names that are written."""
         written = frame.copy(deep=False)
         for place, name in enumerate(frame):
-            cells = frame.iloc[:, place]
-            if (count := self.decimals.get(str(name))) and is_numeric_dtype(cells.dtype):
-                fixed = cells.map(f"{{:.{count}f}}".format, na_action="ignore").astype("string")
-                cells = fixed.where(fixed.astype("Float64") == cells, cells.astype("string"))
-            if str(name) in self.decimal_commas:
-                cells = cells.astype("string").str.replace(".", ",", regex=False)
-            written.isetitem(place, cells.array)
-        return written.set_axis(
-            ["" if str(name) in self.unnamed else name for name in frame], axis=1
-        )
+            cells, amount = frame.iloc[:, place], self.amounts.get(str(name))
+            if amount is not None and is_numeric_dtype(cells.dtype):
+                known = cells.dropna()
+                texts = pd.Series(amount.write(known.to_numpy()), known.index, dtype=object)
+                written.isetitem(place, texts.reindex(cells.index).array)
+        return written.set_axis([self.headers.get(str(name), name) for name in frame], axis=1)
 
 
 def ending_of(path: Path) -> str:

@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kan_diffusion.data.amounts import MOST_DECIMALS, Amount
 from kan_diffusion.errors import DataError
 from kan_diffusion.tables.dates import form_of_digits, formats_of
 
@@ -43,6 +44,7 @@ _DIGITS = r"^[+-]?[0-9]+(?:[eE][0-9]+)?$"
 _NO_AMOUNT = r"^(?:[+-]?0[0-9]+|\+[0-9]{10,}|[0-9]+[eE][0-9]+)$"  # among digits
 _GROUPED = r"^[+-]?[1-9][0-9]{{0,2}}(?:{mark}[0-9]{{3}})+(?:[.,][0-9]*)?$"  # by marks of thousands
 _THOUSANDS = r"^[+-]?[1-9][0-9]{0,2}(?:[.,][0-9]{3})+$"
+_LARGE = r"^[+-]?[0-9]{4}"  # without marks of thousands
 _MARKED = (  # with marks of thousands, or with a comma where columns are separated by commas
     r"^[+-]?(?:[0-9]+,[0-9]+|[0-9]{1,3}"
     r"(?:(?:\.[0-9]{3})+(?:,[0-9]+)?|(?:,[0-9]{3})+(?:\.[0-9]+)?))$"
@@ -51,13 +53,10 @@ _MARKS = " '_\u2019"  # of thousands, which mark no decimals
 _SPACES = "[ \u00a0\u202f]"  # which look alike
 _SPACED = rf"^[+-]?[1-9][0-9]{{0,2}}(?:(?:{_SPACES}|[{_MARKS}])[0-9]{{3}})+(?:[.,][0-9]+)?$"
 _AMOUNT_DIGITS = r"[+-]?[0-9][0-9.,]*"
-_AMOUNT = rf"([^0-9A-Za-z.,+/_-]*){_AMOUNT_DIGITS}([^0-9.,+/_-]*)"  # letters before it are codes
 _CODE = r"^[A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
 _REWRITTEN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?: [0-9]{2}:[0-9]{2}:[0-9]{2})?$"  # by moments
 _WHOLE = [pa.int64(), pa.uint64()]
 _MOMENTS = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
-_ZEROS = r"^[^eE]*[.,][0-9]{%d}$"  # with so many decimals, whatever the last ones are
-_MOST_ZEROS = 9
 _TRUTHS = ("True", "False")
 _TYPED = (None, "number", "date", "time", "truth")
 """Kinds of columns whose cells may be other than text; truth values may be in any case."""
@@ -72,14 +71,12 @@ class Typed(NamedTuple):
 
     Attributes:
         cells: Its cells; gaps are null.
-        commas: Whether they are numbers with decimal commas.
-        decimals: The decimals that all of its numbers have, if some end with zeros; else 0.
+        amount: How its numbers are written, if not as Python does.
         grouped: A number such as 1.234 if all with points may have marks of thousands; else "".
     """
 
     cells: pa.ChunkedArray
-    commas: bool = False
-    decimals: int = 0
+    amount: Amount | None = None
     grouped: str = ""
 
 
@@ -122,11 +119,13 @@ class CellReader:
             return Typed(text)
         if count == 0:
             return Typed(pa.chunked_array([pa.nulls(len(text), pa.float64())]))
-        written = known
+        written, thousands = known, ""
         if self.thousands:
             mark = _mark(self.thousands)
-            grouped, bare = _GROUPED.format(mark=mark), pc.replace_substring_regex(known, mark, "")
-            written = pc.if_else(pc.match_substring_regex(known, grouped), bare, known)
+            marked = pc.match_substring_regex(known, _GROUPED.format(mark=mark))
+            written = pc.if_else(marked, pc.replace_substring_regex(known, mark, ""), known)
+            if _count(marked) and not pc.any(pc.match_substring_regex(known, _LARGE)).as_py():
+                thousands = re.findall(mark, known.filter(marked)[0].as_py())[0]
         pointed = pc.replace_substring(written, ",", ".") if self.commas else written
         numbers = pc.match_substring_regex(pointed, _NUMBER)
         if _count(numbers) == count:
@@ -136,8 +135,13 @@ class CellReader:
                 return Typed(known)
             if kind is None and _are_codes(pointed):
                 return Typed(text)
-            commas, grouped = self._has_commas(name, written), _grouped(written, ".")
-            return Typed(_numbers(pointed), commas, _decimals(written), grouped)
+            point = "," if self._has_commas(name, written) else "."
+            read = _numbers(pointed)
+            is_real = pa.types.is_floating(read.type)
+            decimals = _decimals(pointed) if is_real else 0
+            amount = Amount(thousands=thousands, point=point, decimals=decimals)
+            plain = Amount(decimals=int(is_real))
+            return Typed(read, None if amount == plain else amount, _grouped(written, "."))
         truths = pc.utf8_lower(known)
         spelled = _are(truths, ("true", "false")) if kind == "truth" else _are(known, _TRUTHS)
         if _count(spelled) == count:
@@ -240,12 +244,15 @@ def _are_codes(numbers: pa.ChunkedArray) -> bool:
 
 
 def _decimals(numbers: pa.ChunkedArray) -> int:
-    """Counts the decimals that all numbers have, if some end with a zero; else 0."""
-    first = re.search(r"[.,]([0-9]+)$", numbers.drop_null()[0].as_py())
-    digits = len(first[1]) if first is not None else 0
-    if not 0 < digits <= _MOST_ZEROS or not pc.any(pc.ends_with(numbers, "0")).as_py():
-        return 0
-    return digits * pc.all(pc.match_substring_regex(numbers, _ZEROS % digits)).as_py()
+    """Returns the fewest decimals of numbers, of which zeros are some, or else at most one."""
+    parts = pc.replace_substring_regex(numbers, r"^[^.]*\.?", "")
+    fewest: int = pc.min(pc.utf8_length(parts)).as_py()
+    if pc.any(pc.match_substring_regex(numbers, "[^0-9.+-]")).as_py():  # 1e-5
+        return 1
+    if fewest < 2:
+        return fewest
+    are_filled = pc.any(pc.match_substring_regex(parts, f"^[0-9]{{{fewest - 1}}}0$")).as_py()
+    return fewest if are_filled and fewest <= MOST_DECIMALS else 1
 
 
 def _grouped(cells: pa.ChunkedArray, mark: str) -> str:
@@ -253,16 +260,6 @@ def _grouped(cells: pa.ChunkedArray, mark: str) -> str:
     marked = cells.filter(pc.match_substring(cells, mark))
     are_grouped = len(marked) and pc.all(pc.match_substring_regex(marked, _THOUSANDS)).as_py()
     return str(marked[0]) if are_grouped else ""
-
-
-def unit_of(texts: np.ndarray) -> str:
-    """Returns the unit of numbers, such as "%", if all texts (n,) have the same; else ""."""
-    first = re.fullmatch(_AMOUNT, texts[0].strip())
-    if first is None:
-        return ""
-    amount = re.compile(re.escape(first[1]) + _AMOUNT_DIGITS + re.escape(first[2]))
-    same = all(amount.fullmatch(text.strip()) for text in texts)
-    return (first[1] + first[2]).strip() if same else ""
 
 
 def _all_are(test: Callable[[np.ndarray], object], cells: pa.ChunkedArray) -> bool:

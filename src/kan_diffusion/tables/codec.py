@@ -26,13 +26,13 @@ from annotated_types import Len
 from pandas.api.types import is_float_dtype
 from pydantic import FailFast, model_validator
 
+from kan_diffusion.data.amounts import Thousands
 from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.data.frames import TextForm
 from kan_diffusion.errors import DataError, listed, valid_settings
 from kan_diffusion.limits import MOST_CODES, MOST_COLUMNS, MOST_RULES
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.files import (
-    Thousands,
     named_like,
     read_table,
     require_distinct,
@@ -164,7 +164,7 @@ class TableCodec(Settings):
         for column in self.columns:
             if column.storage.holds == "truth":
                 kinds[str(column.name)] = "truth"
-            elif column.storage.written or column.storage.holds == "text":
+            elif column.storage.is_text:
                 kinds[str(column.name)] = "category"
         frame, form = read_table(path, self.missing, kinds, self.thousands)
         named = named_like(path, frame, list(self._parts))
@@ -172,8 +172,8 @@ class TableCodec(Settings):
             form = form.renamed(dict(zip(map(str, frame), map(str, named), strict=True)))
             # Whole numbers and gaps do not tell how decimals are written.
             told = {str(n) for n in named if is_float_dtype(named[n]) and (named[n] % 1 > 0).any()}
-            names = {str(name) for name in self._parts} - told
-            form = form.completed(self.form, names.difference(form.decimal_commas))
+            told |= {name for name, amount in form.amounts.items() if amount.point == ","}
+            form = form.completed(self.form, told)
         return named, form
 
     def encode(

@@ -22,6 +22,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
+from kan_diffusion.data.amounts import Amount
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.dates import is_clock, read_dates
@@ -144,10 +145,11 @@ def read_conditions(
         DataError: A column or category is not known, or no value of a column meets its condition.
     """
     found: dict[object, Condition] = {}
-    commas = codec.form.decimal_commas if codec.form else ()
+    amounts = codec.form.amounts if codec.form else {}
     for name, value in conditions.items():
         column = codec.column(name)
-        given = _with_points(value) if str(column.name) in commas else value
+        amount = column.storage.amount or amounts.get(str(column.name))
+        given = value if amount is None else _bare(value, amount)
         try:
             if isinstance(given, tuple) and len(given) == 2:
                 condition = _between(column, *given)
@@ -163,12 +165,12 @@ def read_conditions(
     return found
 
 
-def _with_points(given: object) -> object:
-    """Replaces decimal commas of numbers in text, or in a list, a set or a pair of them."""
+def _bare(given: object, amount: Amount) -> object:
+    """Returns numbers in text, or in a list, a set or a pair of them, without their marks."""
     if isinstance(given, str):
-        return re.sub(r"^(\s*[+-]?\d+),(\d+\s*)$", r"\1.\2", given)
+        return amount.bare(given)
     if isinstance(given, list | set | tuple):
-        return type(given)(map(_with_points, given))
+        return type(given)(_bare(each, amount) for each in given)
     return given
 
 
@@ -234,8 +236,8 @@ def _end(column: Kind, given: object, open: float) -> np.generic | None:
 
 def _as_held(column: Kind, cells: Sequence[object]) -> pd.Series:
     """Makes cells of values; real numbers are rounded as the column's dtype does."""
-    is_real = column.storage.holds == "real"
-    return pd.Series(cells, dtype=column.storage.pandas_dtype() if is_real else None)
+    is_rounded = column.storage.holds == "real" and not column.storage.is_text
+    return pd.Series(cells, dtype=column.storage.pandas_dtype() if is_rounded else None)
 
 
 def _value(column: Kind, given: object) -> object:

@@ -7,11 +7,13 @@ not come back is refused by name: that of intervals, decimals and lists, and obj
 types. Of the two moments of one wall time, when clocks are set back, the first comes back.
 
 Text is a category, whatever it looks like; but where all of it is dates in one format
-(:mod:`kan_diffusion.tables.dates`), it is read as dates and written in the same format.
+(:mod:`kan_diffusion.tables.dates`), or amounts with one unit (:mod:`kan_diffusion.data.amounts`),
+it is read as dates or numbers and written as it was.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
@@ -22,6 +24,7 @@ import pyarrow as pa
 from pandas.api.extensions import ExtensionDtype
 from pydantic import Field
 
+from kan_diffusion.data.amounts import Amount, unit_of
 from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dates import (
@@ -34,6 +37,8 @@ from kan_diffusion.tables.dates import (
     read_dates,
     written_dates,
 )
+
+logger = logging.getLogger("kan_diffusion.tables")
 
 LARGEST = 1e300
 """Largest number, so that samples far out of its range still fit into float64."""
@@ -73,6 +78,7 @@ class Storage(Settings):
         gap: Value that marks a missing cell among objects.
         dates: Whether objects are dates without a time.
         written: Format of dates in a column of text, such as "%Y-%m-%d".
+        amount: How numbers in a column of text are written.
         hundred: The first of the hundred years that two digits of a year stand for.
         unit: Unit of moments and spans.
         values: The categories of a categorical dtype, in their order, used or not.
@@ -84,6 +90,7 @@ class Storage(Settings):
     gap: Literal["nan", "NA", "None"] = "nan"
     dates: bool = False
     written: Annotated[str, Field(pattern=DATE_FORMAT)] | None = None
+    amount: Amount | None = None
     hundred: Annotated[int, Field(ge=1869, le=2069)] = 1969
     unit: Literal["s", "ms", "us", "ns"] | None = None
     values: Annotated[tuple[Scalar, ...], Field(fail_fast=True)] | None = None
@@ -98,8 +105,8 @@ class Storage(Settings):
         Args:
             column: Its cells, shape (n,).
             name: Its name, for errors.
-            kind: Its kind, if that is known: text is read as dates or times if it is one of these
-                or None.
+            kind: Its kind, if that is known: text is read as dates, times or numbers if it is one
+                of these or None.
             written: Format of its dates, if that is known.
 
         Raises:
@@ -125,6 +132,18 @@ class Storage(Settings):
             if form is not None and "%y" in form:
                 about["hundred"] = hundred_of(pd.unique(values[~missing]), form, name)
             values = values if form is None else read_dates(_texts(values[~missing][:1]), form)
+        if kind in (None, "number") and values.dtype.kind == "O" and not missing.all():
+            texts = pd.unique(values[~missing])
+            about["amount"] = amount = Amount.of(texts)
+            if amount is None and any(unit := unit_of(texts) or ()) and len(texts) > 1:
+                logger.warning(
+                    f"column '{name}' is read as text, since not all amounts with "
+                    f"'{''.join(unit).strip()}' are written alike, as '{texts[0]}'; write them so "
+                    "to have them learned, with as many decimals"
+                )
+            if amount is not None:
+                values = amount.read(values[~missing])
+                values = values if amount.decimals or (values % 1).any() else values.astype(int)
         about["holds"] = holds = _IN_NUMPY[values.dtype.kind]
         if holds in ("moment", "span"):
             about["unit"] = np.datetime_data(values.dtype)[0]
@@ -165,13 +184,13 @@ class Storage(Settings):
             values, held = _texts(values), "text"  # in these rows all texts are digits
         if self.written is not None and held == "text":
             moments = read_dates(values, self.written, self.hundred)
-            if (wrong := np.isnat(moments) & ~missing).any():
-                row = int(np.argmax(wrong))
-                raise DataError(
-                    f"column '{name}' holds '{values[row]}' in row {row + 1}, which is not written "
-                    f"as {self.written}; correct that cell"
-                )
+            self._require_written(np.isnat(moments) & ~missing, values, name, self.written)
             values = np.where(missing, np.zeros(1, moments.dtype), moments)
+        elif self.amount is not None and held == "text":
+            amounts = np.zeros(len(values))
+            amounts[~missing] = self.amount.read(values[~missing])
+            self._require_written(np.isnan(amounts), values, name, self.amount.example)
+            values = amounts
         elif self.holds != held and not {self.holds, held} <= {"whole", "real", "truth"}:
             row = int(np.argmin(missing)) + 1
             raise DataError(
@@ -179,6 +198,21 @@ class Storage(Settings):
                 f"row {row} holds {WORDS[held]}; give what it held"
             )
         return (values if self.unit is None else values.astype(self.value_dtype)), missing
+
+    @staticmethod
+    def _require_written(wrong: np.ndarray, texts: np.ndarray, name: object, form: str) -> None:
+        """Refuses texts (n,) of which some are wrong."""
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DataError(
+                f"column '{name}' holds '{texts[row]}' in row {row + 1}, which is not written as "
+                f"{form}; correct that cell"
+            )
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its cells are text, whatever that says."""
+        return bool(self.holds == "text" or self.written or self.amount)
 
     @property
     def zone(self) -> str | None:
@@ -234,6 +268,8 @@ class Storage(Settings):
             categories = pd.CategoricalDtype(pd.Index(kept), ordered=self.ordered)
             return pd.Series(pd.Categorical.from_codes(codes, dtype=categories))
         dtype = self.pandas_dtype()
+        if self.amount is not None:
+            values = self.amount.write(values)
         cells = pd.Series(values if self.written is None else written_dates(values, self.written))
         if self.written is not None and pd.api.types.is_integer_dtype(dtype):
             cells = pd.to_numeric(cells)

@@ -25,16 +25,15 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
-from pydantic import Field
 
 from kan_diffusion import limits
+from kan_diffusion.data.amounts import Amount
 from kan_diffusion.data.frames import ENDINGS, TextForm, ending_of
 from kan_diffusion.errors import DataError
 from kan_diffusion.files import read_parquet, require_file, room_unpacked
@@ -48,10 +47,6 @@ _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
     pa.type_for_alias(name.lower()): pd.api.types.pandas_dtype(name)
     for name in (f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64))
 }
-
-
-Thousands = Annotated[str, Field(pattern=r"^[,.' _\u2019\u00a0\u202f]?$")]
-"""A mark of thousands, or none."""
 
 
 def read_table(
@@ -181,7 +176,7 @@ def _read_text(
             "columns"
         )
     delimiter = "\t" if ending_of(path) == ".tsv" else _delimiter(lines)
-    names, unnamed = _numbered(_num_cells(lines[0], delimiter)), tuple[str, ...]()
+    names, headers = _numbered(_num_cells(lines[0], delimiter)), dict[str, str]()
     require_size(f"'{path}'", 1, len(names))
     _require_closed(path, text, delimiter)
     # Lines are counted first, since cells take far more memory.
@@ -191,10 +186,10 @@ def _read_text(
     del text
     for column in columns:
         require_short(f"'{path}'", column)
-    first = [column[0].as_py().strip() for column in columns]
+    first = [column[0].as_py() for column in columns]
     if not any(map(is_number, first)):
-        unnamed = tuple(number for cell, number in zip(first, names, strict=True) if not cell)
-        names = [cell or number for cell, number in zip(first, names, strict=True)]
+        names = [cell.strip() or number for cell, number in zip(first, names, strict=True)]
+        headers = {name: cell for cell, name in zip(first, names, strict=True) if cell != name}
         columns = [column.slice(1) for column in columns]
     elif not all(map(is_number, first)):
         logger.warning(
@@ -205,23 +200,23 @@ def _read_text(
     require_distinct(f"'{path}'", names)
     require_size(f"'{path}'", len(columns[0]), len(columns))
     reader = CellReader(f"'{path}'", missing, thousands, commas=delimiter != ",")
-    cells, decimal_commas, decimals, grouped = {}, list[str](), dict[str, int](), dict[str, str]()
+    cells, amounts, grouped = {}, dict[str, Amount](), dict[str, str]()
     for name in names:  # one column after the other, so that little is in memory twice
         typed = reader.typed(name, columns.pop(0), kinds.get(name))
         cells[name] = _framed(typed.cells)
-        decimal_commas += [name] * typed.commas
-        decimals |= {name: typed.decimals} if typed.decimals else {}
+        amounts |= {name: typed.amount} if typed.amount else {}
         grouped |= {name: typed.grouped} if typed.grouped else {}
-    if decimal_commas and grouped:
+    commas = [name for name, amount in amounts.items() if amount.point == ","]
+    if commas and grouped:
         name, number = grouped.popitem()
         raise DataError(
             f"'{path}' has numbers such as '{number}' in column '{name}', where the point may mark "
-            f"thousands, since column '{decimal_commas[0]}' has decimal commas; write decimals of "
-            "all columns alike, or name the mark of thousands '.'"
+            f"thousands, since column '{commas[0]}' has decimal commas; write decimals of all "
+            "columns alike, or name the mark of thousands '.'"
         )
     form = {
-        "ending": ending_of(path).removesuffix(".gz"), "delimiter": delimiter, "unnamed": unnamed,
-        "decimal_commas": decimal_commas, "decimals": decimals, "has_mark": has_mark,
+        "ending": ending_of(path).removesuffix(".gz"), "delimiter": delimiter, "headers": headers,
+        "amounts": amounts, "has_mark": has_mark,
     }  # fmt: skip
     return pd.DataFrame(cells), TextForm.model_validate(form)
 

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Self
 import pandas as pd
 from pydantic import Field, model_validator
 
+from kan_diffusion.data.amounts import Thousands
 from kan_diffusion.data.sources import PinnedSource, Source
 from kan_diffusion.errors import DataError
 from kan_diffusion.files import digest, stamp
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.settings import require_name
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.files import TABLES, Thousands, read_table
+from kan_diffusion.tables.files import TABLES, read_table
 from kan_diffusion.tables.kinds import KindName
 from kan_diffusion.tables.numbers import Scaling
 

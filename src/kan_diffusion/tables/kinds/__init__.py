@@ -11,7 +11,6 @@ from pydantic import AfterValidator, SerializeAsAny
 
 from kan_diffusion.errors import DataError, require_known
 from kan_diffusion.settings import of_kind
-from kan_diffusion.tables.cells import unit_of
 from kan_diffusion.tables.dates import DATE_FORMAT
 from kan_diffusion.tables.dtypes import Storage
 from kan_diffusion.tables.kinds.base import Cells, Kind
@@ -94,15 +93,6 @@ def fit_column(
     missing = float(f"{cells.missing.mean():.4g}")
     about = {"name": name, "storage": storage, "kind": kind, "missing": missing}
     column = KINDS[kind].model_validate(about | KINDS[kind].fitted(cells))
-    is_found = not given and storage.holds == "text" and storage.values is None
-    unit = unit_of(cells.distinct) if is_found and len(cells.distinct) > 1 else ""
-    if unit:
-        warning = (
-            f"column '{name}' is read as text, since '{unit}' stands in all of its cells; remove "
-            "it to have their numbers learned"
-        )
-    else:
-        warning = column.warning(cells, bool(given))
-    if warned and warning:
+    if warned and (warning := column.warning(cells, bool(given))):
         logger.warning(warning)
     return column

@@ -324,7 +324,9 @@ class Kind(Settings):
         return self.kind
 
     def texts(self, values: np.ndarray) -> list[str]:
-        """Writes values for people: a moment at midnight is a day."""
+        """Writes values for people: those of text as it does, a moment at midnight as a day."""
+        if self.storage.is_text:
+            return [str(cell) for cell in self.restore(values, np.zeros(len(values), dtype=bool))]
         return [re.sub(r"T00:00:00(\.0+)?$", "", str(value)) for value in values]
 
     def words(self) -> str:

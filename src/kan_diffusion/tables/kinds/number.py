@@ -216,12 +216,6 @@ class Date(Number):
             return values
         return self.parse(self.restore(values, np.zeros(len(values), dtype=bool)))[0]
 
-    def texts(self, values: np.ndarray) -> list[str]:
-        """Writes dates of text as it does."""
-        if self.storage.written is None:
-            return super().texts(values)
-        return [str(cell) for cell in self.restore(values, np.zeros(len(values), dtype=bool))]
-
     def scale(self, present: np.ndarray) -> Dates:
         """Compares and draws dates."""
         return Dates()
