@@ -246,6 +246,10 @@ def test_identifiers_are_new(caplog):
     for known, first in (
         ([f"user{i}" for i in range(50)], "user50"),
         ([f"P-{i:04d}" for i in range(1, 300)], "P-0300"),
+        ([f"2024/{i:04d}-A1" for i in range(1, 300)], "2024/0300-A1"),
+        ([f"user{i}@example.org" for i in range(50)], "user50@example.org"),
+        ([f"{i} a" for i in range(10, 50)], "50 a"),
+        (["Anna", "Maria", "Julia"] * 7 + ["Ella"], "0001"),
         (["a1", "b", "c22"] * 7 + ["d"], "1"),
         ([f"{i:x}" * 20 for i in range(30)], "000000000000000001"),
     ):
@@ -275,6 +279,7 @@ def test_identifiers_are_new(caplog):
         ("+49{:09}", r"\+49\d{9}"),
         ("{:08}", r"\d{8}"),
         ("V-{:012}", r"V-\d{12}"),
+        ("V-{:012}.jpg", r"V-\d{12}\.jpg"),
         (None, r"\d{12}"),
     ],
 )

@@ -140,7 +140,7 @@ def _warn_of_formulas(path: Path, frame: pd.DataFrame) -> None:
     for text in chain(frame, *texts):
         if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")):
             remedy = "which a spreadsheet runs as a formula; import the columns as text there"
-            logger.warning("'%s' has the text %r, %s", path, text[:80], remedy)
+            logger.warning("'%s' has the text %r, %s", path.name, text[:80], remedy)
             return
 
 

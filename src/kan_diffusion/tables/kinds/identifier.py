@@ -1,8 +1,9 @@
 """Columns that tell rows apart, which are not learned: drawn rows get new identifiers.
 
-A new identifier is the beginning that all known ones share, and a number above the largest seen
-there, rounded up, so that it tells no row. Where known numbers of one width are far apart, as those
-of telephones are, new ones have that width, too: they are from the widest gap between known ones.
+A new identifier is the beginning that all known ones share, a number above the largest seen there,
+rounded up, so that it tells no row, and the end that all share. Where known numbers of one width
+are far apart, as those of telephones are, new ones have that width, too: they are from the widest
+gap between known ones.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Identifier(Kind):
 
     Attributes:
         prefix: Text before the number.
+        suffix: Text after the number.
         digits: Fewest digits of the number, which zeros fill up.
         first: The first new number.
         gap: First number, and number after the last, of a gap that new ones are taken from before
@@ -44,6 +46,7 @@ class Identifier(Kind):
     is_learned: ClassVar[bool] = False
 
     prefix: Annotated[str, Field(max_length=LONGEST_CELL)] = ""
+    suffix: Annotated[str, Field(max_length=LONGEST_CELL)] = ""
     digits: Annotated[int, Field(ge=0, le=_DIGITS)] = 0
     first: Annotated[int, Field(ge=1, le=10**20)] = 1
     gap: tuple[
@@ -94,16 +97,19 @@ class Identifier(Kind):
         """Describes identifiers like those of the column."""
         values = cells.present
         if values.dtype.kind != "O":
-            return {"first": _beyond(values, "", 1), "gap": _gap([str(int(one)) for one in values])}
-        pairs = zip(values.min(), values.max(), strict=False)
-        equal = (low for low, high in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        shared = "".join(islice(equal, LONGEST_CELL))
-        prefix, gap = shared, _gap([value.removeprefix(shared) for value in values])
+            return {
+                "first": _beyond(values, "", "", 1),
+                "gap": _gap([str(int(one)) for one in values]),
+            }
+        shared = _beginning(values)
+        ends, suffix = _parted([value.removeprefix(shared) for value in values])
+        prefix, gap = shared, _gap(ends)
         if not any(gap):
             prefix = shared.rstrip(string.digits)
-        digits = min(min(map(len, values)) - len(prefix), _DIGITS)
-        first = _beyond(values, prefix, 1)
-        return {"prefix": prefix, "digits": digits, "first": first, "gap": gap}
+        digits = min(min(map(len, values)) - len(prefix) - len(suffix), _DIGITS)
+        first = _beyond(values, prefix, suffix, 1)
+        about = {"prefix": prefix, "suffix": suffix, "digits": digits}
+        return {**about, "first": first, "gap": gap}
 
     def warning(self, cells: Cells, given: bool) -> str:
         """Says that new identifiers are made, unless that was asked for."""
@@ -129,7 +135,7 @@ class Identifier(Kind):
         values, missing = self.read(drawn)
         known, free = (values, ~missing) if given is None else self.read(given)
         new = np.flatnonzero(free & ~missing)
-        first = _beyond(known[~free], self.prefix, self.first)
+        first = _beyond(known[~free], self.prefix, self.suffix, self.first)
         numbers = range(first, first + len(new))
         taken = {*known[~free].tolist()}
         unseen = (n for n in range(*self.gap) if self._written(n) not in taken)
@@ -148,7 +154,7 @@ class Identifier(Kind):
 
     def _written(self, number: int) -> int | str:
         text = self.storage.holds == "text"
-        return f"{self.prefix}{number:0{self.digits}}" if text else number
+        return f"{self.prefix}{number:0{self.digits}}{self.suffix}" if text else number
 
     def require_possible(self, values: np.ndarray) -> None:
         """Refuses conditions."""
@@ -164,10 +170,24 @@ class Identifier(Kind):
         return "unique"
 
 
-def _beyond(known: np.ndarray, prefix: str, first: int) -> int:
+def _beginning(texts: Sequence[str] | np.ndarray) -> str:
+    """Returns what all texts begin with, at most a cell of a table."""
+    pairs = zip(min(texts), max(texts), strict=False)
+    equal = (low for low, high in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return "".join(islice(equal, LONGEST_CELL))
+
+
+def _parted(ends: Sequence[str]) -> tuple[Sequence[str], str]:
+    """Parts numbers and the text that stands after all of them; "" if there is other text."""
+    suffix = _beginning([end[::-1] for end in ends])[::-1].lstrip(string.digits)
+    numbers = [end.removesuffix(suffix) for end in ends]
+    return (numbers, suffix) if all(map(str.isdecimal, numbers)) else (ends, "")
+
+
+def _beyond(known: np.ndarray, prefix: str, suffix: str, first: int) -> int:
     """Returns a number beyond those of known identifiers, (m,), and at least the ``first``."""
     known = known.astype(np.int64) if known.dtype.kind == "f" else known
-    ends = (str(one).removeprefix(prefix) for one in known)
+    ends = (str(one).removeprefix(prefix).removesuffix(suffix) for one in known)
     longest = _DIGITS if known.dtype.kind == "O" else _WIDEST
     largest = max((int(end) for end in ends if end.isdecimal() and len(end) <= longest), default=0)
     unit = 10 ** max(0, len(str(largest)) - 2)
