@@ -20,6 +20,7 @@ from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.conditions import read_conditions
 from kan_diffusion.tables.files import read_table
+from kan_diffusion.tables.kinds import fit_column
 
 
 def read_frame(*given, **settings):
@@ -472,7 +473,9 @@ def test_words_for_gaps_and_kinds_are_told(tmp_path):
     with refused(
         "row 1 holds '5%'; correct the 3 such cells .* its number, such as a unit", DataError
     ):
-        read_frame(written(tmp_path, "x\n5%\n7.5%\n9%\n"), kinds={"x": "number"})
+        read_frame(written(tmp_path, "x\n5%\n7.50%\n9%\n"), kinds={"x": "number"})
+    frame = read_frame(written(tmp_path, "x\n5%\n7.5%\n9%\n"), kinds={"x": "number"})
+    assert fit_column("x", frame["x"], "number").read(frame["x"])[0].tolist() == [5, 7.5, 9]
 
 
 @pytest.mark.parametrize("text", ["=HYPERLINK(A1)", "+1+1", "-1+cmd", "@SUM(A1)", "\tx", "\r=1"])
@@ -485,7 +488,7 @@ def test_what_a_spreadsheet_would_run_is_named_and_stays(tmp_path, caplog, text)
     for frame in (cells, cells.astype({"b": "category"}), names):
         write_frame(tmp_path / "rows.tsv", frame)
         (said,) = caplog.messages
-        assert f"{tmp_path}/rows.tsv' has the text {text!r}, which a spreadsheet runs" in said
+        assert said.startswith(f"'rows.tsv' has the text {text!r}, which a spreadsheet runs")
         caplog.clear()
     assert text in (tmp_path / "rows.tsv").read_bytes().decode()
 

@@ -153,7 +153,8 @@ class CellReader:
             return Typed(moments)
         if are_dates and (moments is not None or pc.any(pc.not_equal(known, cells)).as_py()):
             return Typed(known)
-        self._require_text(name, known, numbers, kind)
+        if kind != "number" or not _all_are(Amount.of, known):
+            self._require_text(name, known, numbers, kind)
         return Typed(text)
 
     def _has_commas(self, name: str, cells: pa.ChunkedArray) -> bool:
