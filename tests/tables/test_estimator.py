@@ -238,6 +238,15 @@ def test_a_loaded_model_is_fitted_again_as_it_was(tmp_path, caplog):
     np.testing.assert_array_equal(again.fit(points).loss_curve_, drawn.loss_curve_)
 
 
+def test_masked_cells_of_an_array_are_gaps():
+    points = np.column_stack([_points(60)[:, 0], np.arange(60)])
+    for dtype in (float, int):
+        masked = np.ma.masked_array(points.astype(dtype), np.eye(60, 2, dtype=bool))
+        model = DiffusionEstimator(**QUICK).fit(masked)
+        assert [column.missing > 0 for column in model.codec_.columns] == [True, True]
+        assert isinstance(model.sample(3), np.ndarray)
+
+
 def test_points_and_settings_are_checked_when_fitting(tmp_path):
     for use in (lambda m: m.sample(1), lambda m: m.save(tmp_path), lambda m: m.codec_):
         with pytest.raises(NotFittedError):

@@ -141,6 +141,8 @@ class DiffusionEstimator(BaseEstimator):
                 f"rows are a data frame or an array, not the name '{X}'; read it, such as with "
                 f"pandas.read_csv, or train with 'kan-diffusion train {X}'"
             )
+        if isinstance(X, np.ma.MaskedArray):  # its masked cells are gaps
+            return self._frame(pd.DataFrame(X).to_numpy(), reset)
         rows = validate_data(
             self,
             X,
