@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
+import pandas as pd
 from pydantic import Field
 
 from kan_diffusion.settings import Settings
@@ -38,14 +39,15 @@ Thousands = Annotated[str, Field(pattern=r"^[,.' _\u2019\u00a0\u202f]?$")]
 """A mark of thousands, or none."""
 
 Unit = Annotated[str, Field(max_length=20)]
+"""A unit, with the space between it and the number."""
 
 
 class Amount(Settings):
     """How amounts are written.
 
     Attributes:
-        before: Unit before the number, with its space.
-        after: Unit after the number, with its space.
+        before: Unit before the number.
+        after: Unit after the number.
         thousands: Mark of thousands; "" if there is none.
         point: Mark of decimals.
         decimals: Fewest decimals.
@@ -108,9 +110,9 @@ class Amount(Settings):
 
         Units and marks of thousands may be absent.
         """
-        distinct, place = np.unique(texts.astype(str), return_inverse=True)
-        numbers: np.ndarray = np.array([self._number(text) for text in distinct.tolist()])[place]
-        return numbers
+        place, distinct = pd.factorize(texts)
+        numbers = np.array([self._number(text) for text in distinct])
+        return np.asarray(numbers[place])
 
     def _number(self, text: str) -> float:
         match = self._pattern.fullmatch(text.strip())
