@@ -10,6 +10,7 @@ from helpers import refused, seeded
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.metrics import (
     SAMPLE_METRICS,
+    Metric,
     c2st,
     energy_distance,
     metrics_named,
@@ -87,6 +88,16 @@ def test_each_metric_has_a_stream_of_its_own_and_a_perfect_model_scores_the_mean
     some = {"energy": SAMPLE_METRICS["energy"]}
     means = real_against_real(pairs, np.random.default_rng(0), some)
     assert means["energy"] == pytest.approx(np.mean([energy_distance(*pair) for pair in pairs]))
+
+
+def test_a_metric_of_ones_own_that_gives_no_number_is_named():
+    def broken(x, y, generator):
+        raise ValueError("no\nroot")
+
+    for function, said in ((broken, "ValueError: no root"), (lambda *_: None, "TypeError: float")):
+        own = {"own": Metric("own", "Own", "lower", function)}
+        with refused(f"metric 'own' gives no number .{said}"):
+            sample_metrics(normal(9), normal(9), np.random.default_rng(0), own)
 
 
 def test_points_that_cannot_be_compared_are_named():

@@ -23,7 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kan_diffusion.errors import DataError, KanDiffusionError, require_known, require_whole
+from kan_diffusion.errors import (
+    DataError,
+    KanDiffusionError,
+    one_line,
+    require_known,
+    require_whole,
+)
 from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.imports import find_object
 
@@ -285,13 +291,20 @@ def sample_metrics(
 
     Raises:
         DataError: A sample is not finite, or the dimensions differ.
+        KanDiffusionError: A metric of a caller's own raises an error, or gives no number.
     """
     # Each metric has a random stream of its own: adding one leaves the others' values unchanged.
-    root = int(generator.integers(2**63))
-    return {
-        key: float(metric.function(generated, fresh, np.random.default_rng([root, *key.encode()])))
-        for key, metric in metrics.items()
-    }
+    root, values = int(generator.integers(2**63)), dict[str, float]()
+    for key, metric in metrics.items():
+        stream = np.random.default_rng([root, *key.encode()])
+        try:
+            values[key] = float(metric.function(generated, fresh, stream))
+        except KanDiffusionError:
+            raise
+        except Exception as error:
+            said = f"{type(error).__name__}: {one_line(str(error))}"
+            raise KanDiffusionError(f"metric '{key}' gives no number ({said}); mend it") from error
+    return values
 
 
 def real_against_real(
