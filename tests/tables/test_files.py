@@ -206,13 +206,13 @@ def test_the_share_of_words_among_numbers_decides_whatever_the_order_of_rows(tmp
 
 def test_a_text_file_is_written_as_it_was(tmp_path):
     content = (
-        '\ufeff;when;"a;b";cost;price; size ;ok\n'
-        "0;2013-01-01 06:00;WD ;1,5;1.80;7;TRUE\n"
-        "1;2013-02-01 18:00; x;;-12.05;1.5;FALSE\n"
+        '\ufeff;when;"a;b";cost;price; size ;pm;ok\n'
+        "0;2013-01-01 06:00;WD ;1,5;1.80;7;+3;TRUE\n"
+        "1;2013-02-01 18:00; x;;-12.05;1.5;-2;FALSE\n"
     )
     path = written(tmp_path, content)
     frame, form = read_table(path)
-    assert list(frame) == ["column_1", "when", "a;b", "cost", "price", "size", "ok"]
+    assert list(frame) == ["column_1", "when", "a;b", "cost", "price", "size", "pm", "ok"]
     assert form == TextForm.model_validate_json(form.model_dump_json())
     for ending, same in ((".csv", True), (".csv.gz", True), (".tsv", False)):
         write_frame(tmp_path / f"new{ending}", frame, form)

@@ -3,8 +3,8 @@
 All cells of a column have one unit or none: a sign of a currency before the number, or after it a
 sign, a word in small letters or one that a space parts from it. They have the decimals that a
 number needs, filled up with zeros to a smallest count; a point or a comma before them; marks of
-thousands in each number that is large enough, or in none; and a minus or, as accountants write,
-parentheses.
+thousands in each number that is large enough, or in none; a minus or, as accountants write,
+parentheses; and a plus in all above zero, or in none.
 
 A column is read as amounts where this writes every cell as it was, so that codes stay text: A12,
 12A, 007 kg. Without a unit there have to be parentheses or marks of thousands, which points and
@@ -28,7 +28,7 @@ from kan_diffusion.settings import Settings
 _CURRENCY = r"(?:[A-Z]{0,3}[$\u00a2-\u00a5\u0e3f\u20a0-\u20cf]\s?)?"
 _UNIT = r"(?:(?:[^\w.,+/()-]|[a-zµ])[^0-9()]{0,19})?"
 _DIGITS = r"[0-9](?:[0-9.,'\u2019 \u00a0\u202f]*[0-9])?"
-_AMOUNT = re.compile(rf"\(?-?({_CURRENCY})-?{_DIGITS}({_UNIT})\)?")
+_AMOUNT = re.compile(rf"[-+(]?({_CURRENCY})[-+]?{_DIGITS}({_UNIT})\)?")
 _THOUSANDS = {",", "'", "\u2019"}  # where there is no unit
 _LARGEST = 1e15  # to which a number is its text
 
@@ -52,6 +52,7 @@ class Amount(Settings):
         point: Mark of decimals.
         decimals: Fewest decimals.
         negative: Example of an amount below zero.
+        plus: Whether amounts above zero have a plus.
     """
 
     before: Unit = ""
@@ -60,6 +61,7 @@ class Amount(Settings):
     point: Literal[".", ","] = "."
     decimals: Annotated[int, Field(ge=0, le=MOST_DECIMALS)] = 0
     negative: Literal["-$5", "$-5", "($5)"] = "-$5"
+    plus: bool = False
 
     @classmethod
     def of(cls, texts: np.ndarray) -> Amount | None:
@@ -70,9 +72,10 @@ class Amount(Settings):
         negative = "-$5"
         if any(text.startswith("(") for text in texts):
             negative = "($5)"
-        elif before and any(text.startswith(f"{before}-") for text in texts):
+        elif before and any(text.startswith((f"{before}-", f"{before}+")) for text in texts):
             negative = "$-5"
-        about = {"before": before, "after": after, "negative": negative}
+        plus = negative != "($5)" and any("+" in text for text in texts)
+        about = {"before": before, "after": after, "negative": negative, "plus": plus}
         numbers = [re.sub(r"^[^0-9]+|[^0-9]+$", "", text) for text in texts]
         for form in _forms(numbers):
             amount = form.model_copy(update=about)
@@ -99,7 +102,7 @@ class Amount(Settings):
         grouped = rf"[0-9]{{1,3}}(?:{mark}[0-9]{{3}})+|" if mark else ""
         number = rf"(?P<whole>{grouped}[0-9]+)(?:{point}(?P<part>[0-9]+))?"
         unit = rf"(?:{before})?\s?"
-        return re.compile(rf"(?P<sign>[-(]?){unit}(?P<minus>-?){number}\s?(?:{after})?\)?")
+        return re.compile(rf"(?P<sign>[-+(]?){unit}(?P<inner>[-+]?){number}\s?(?:{after})?\)?")
 
     def _fits(self, texts: np.ndarray) -> bool:
         numbers = self.read(texts)
@@ -116,13 +119,13 @@ class Amount(Settings):
 
     def _number(self, text: str) -> float:
         match = self._pattern.fullmatch(text.strip())
-        if match is None:
+        if match is None or (match["sign"] and match["inner"]):
             return np.nan
         whole = match["whole"].replace(self.thousands, "")
         number = float(f"{whole}.{match['part'] or 0}")
         if number > _LARGEST or (match["sign"] == "(") != text.strip().endswith(")"):
             return np.nan
-        return -number if match["sign"] or match["minus"] else number
+        return -number if {match["sign"], match["inner"]} & {"-", "("} else number
 
     def write(self, numbers: np.ndarray) -> np.ndarray:
         """Writes numbers, shape (n,), as objects."""
@@ -137,11 +140,12 @@ class Amount(Settings):
             part = part.rstrip("0").ljust(self.decimals, "0")
             grouped = f"{int(whole):,}".replace(",", self.thousands)
             size = f"{grouped}{part and self.point}{part}"
-        if number >= 0:
-            return f"{self.before}{size}{self.after}"
-        beginning = {"-$5": f"-{self.before}", "$-5": f"{self.before}-", "($5)": f"({self.before}"}
-        end = ")" if self.negative == "($5)" else ""
-        return f"{beginning[self.negative]}{size}{self.after}{end}"
+        sign = "-" if number < 0 else "+" * (self.plus and number > 0)
+        if sign and self.negative == "$-5":
+            return f"{self.before}{sign}{size}{self.after}"
+        if sign and self.negative == "($5)":
+            return f"({self.before}{size}{self.after})"
+        return f"{sign}{self.before}{size}{self.after}"
 
 
 def unit_of(texts: np.ndarray) -> tuple[str, str] | None:

@@ -139,7 +139,9 @@ class CellReader:
             read = _numbers(pointed)
             is_real = pa.types.is_floating(read.type)
             decimals = _decimals(pointed) if is_real else 0
-            amount = Amount(thousands=thousands, point=point, decimals=decimals)
+            has_plus = pc.starts_with(known, "+")
+            plus = _count(has_plus) and pc.all(pc.equal(has_plus, pc.greater(read, 0))).as_py()
+            amount = Amount(thousands=thousands, point=point, decimals=decimals, plus=bool(plus))
             plain = Amount(decimals=int(is_real))
             return Typed(read, None if amount == plain else amount, _grouped(written, "."))
         truths = pc.utf8_lower(known)
