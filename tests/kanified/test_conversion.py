@@ -210,6 +210,37 @@ def normed():
     return nn.Sequential(nn.Linear(4, 8), nn.SiLU(), down)
 
 
+class Applied(nn.Module):
+    """Two linear maps and an activation, applied in a way of its own."""
+
+    def __init__(self, applied):
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 8)
+        self.applied = applied
+
+    def forward(self, x):
+        return self.applied(self, x)
+
+
+@pytest.mark.parametrize(
+    "applied",
+    [
+        lambda m, x: m.act(m.a(x)) * m.b(x),
+        lambda m, x: m.a(x) + m.act(m.b(x)),
+        lambda m, x: m.a(m.act(m.b(x))),
+        lambda m, x: m.b(m.a(m.act(x))),
+        lambda m, x: m.act(m.b(m.act(m.a(x)))),
+    ],
+)
+def test_parts_that_are_not_applied_one_after_the_other_are_no_block(applied):
+    with refused("its forward pass does not apply 'b' to 'act' of 'a'"):
+        kanify(Applied(applied))
+    network = nn.ModuleList([Applied(applied), Applied(lambda m, x: x + 2 * m.b(m.act(m.a(x))))])
+    _, report = kanify(network, keep_function=True)
+    assert report.replaced.index.tolist() == ["1"]
+    assert network[1](torch.ones(3, 8)).shape == (3, 8)
+
+
 @pytest.mark.parametrize(
     ("made", "settings", "reason"),
     [

@@ -16,13 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any
 
 import torch
 from diffusers.models import activations
 from diffusers.models.attention import FeedForward
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.functional import gelu, silu
 
 from kan_diffusion.errors import KanDiffusionError
@@ -119,7 +120,8 @@ def find_blocks(module: nn.Module) -> dict[str, Block]:
             blocks.append(_of_diffusers(path, owner))
             continue
         named: Mapping[str, Any] = owner._modules  # parts that occur twice, too
-        if isinstance(owner, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+        is_of_torch = isinstance(owner, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
+        if is_of_torch:
             named = {name: getattr(owner, name) for name in ("linear1", "activation", "linear2")}
         passing = nn.Dropout | nn.Identity | None
         parts = [(name, part) for name, part in named.items() if not isinstance(part, passing)]
@@ -130,7 +132,10 @@ def find_blocks(module: nn.Module) -> dict[str, Block]:
         elif len(maps) in (2, 3) and len(parts) == len(maps) + 1:
             (other,) = (one for one in parts if one not in maps)
             triples = [(maps[0], other, maps[-1])]
-            obstacle = "its gates have a linear map of their own" if len(maps) == 3 else None
+            if len(maps) == 3:
+                obstacle = "its gates have a linear map of their own"
+            elif not is_of_torch:
+                obstacle = _misuse(owner, maps[0][0], other[0], maps[1][0])
         for (first, up), (slot, middle), (last, down) in triples:
             if _maps(up) and _maps(down) and _is_activation(middle):
                 block_path = f"{path}.{slot}".removeprefix(".") if chain else path
@@ -160,6 +165,33 @@ def _of_diffusers(path: str, owner: FeedForward) -> Block:
         gated=isinstance(part, activations.GEGLU | activations.SwiGLU),
         obstacle=None if known else f"'{name}' is no activation that is known here",
     )
+
+
+class _Parts(fx.Tracer):
+    """Follows a forward pass from part to part."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Enters no part."""
+        return True
+
+
+def _misuse(owner: nn.Module, *slots: str) -> str | None:
+    """Says that a forward pass, if it can be followed, does not call parts one after the other."""
+    try:
+        graph = _Parts().trace(owner)
+    except Exception:  # noqa: BLE001  # a forward pass may do anything
+        return None
+    calls = [node for node in graph.nodes if node.op == "call_module" and node.target in slots]
+    is_chain = [node.target for node in calls] == [*slots]
+    for before, after in pairwise(calls):
+        sources = {after}
+        for node in reversed(graph.nodes):
+            sources |= {*node.all_input_nodes} if node in sources else set()
+        is_chain &= before in sources
+    if is_chain:
+        return None
+    up, activation, down = slots
+    return f"its forward pass does not apply '{down}' to '{activation}' of '{up}'"
 
 
 def _maps(part: object) -> bool:
