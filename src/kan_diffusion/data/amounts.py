@@ -29,7 +29,7 @@ _CURRENCY = r"(?:[A-Z]{0,3}[$\u00a2-\u00a5\u0e3f\u20a0-\u20cf]\s?)?"
 _UNIT = r"(?:(?:[^\w.,+/()-]|[a-zµ])[^0-9()]{0,19})?"
 _DIGITS = r"[0-9](?:[0-9.,'\u2019 \u00a0\u202f]*[0-9])?"
 _AMOUNT = re.compile(rf"[-+(]?({_CURRENCY})[-+]?{_DIGITS}({_UNIT})\)?")
-_THOUSANDS = {",", "'", "\u2019"}  # where there is no unit
+_TELLING = {",", "'", "\u2019"}  # marks of thousands that make amounts of numbers without a unit
 _LARGEST = 1e15  # to which a number is its text
 
 MOST_DECIMALS = 9
@@ -80,7 +80,7 @@ class Amount(Settings):
         for form in _forms(numbers):
             amount = form.model_copy(update=about)
             has_unit = before or after or negative == "($5)"
-            has_marks = amount.thousands in _THOUSANDS or (amount.thousands and amount.decimals)
+            has_marks = amount.thousands in _TELLING or (amount.thousands and amount.decimals)
             if (has_unit or has_marks) and amount._fits(texts):
                 return amount
         return None

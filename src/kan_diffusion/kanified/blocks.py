@@ -7,7 +7,8 @@ with gates q in the second form (Shazeer 2020, arXiv:2002.05202). These are reco
 
 * diffusers' ``FeedForward`` with GELU, GEGLU, SwiGLU and its other activations;
 * torch's ``TransformerEncoderLayer`` and ``TransformerDecoderLayer``;
-* any module whose parts are two linear maps, one activation and dropout, such as ``CLIPMLP``;
+* any module whose parts are two linear maps, one activation and dropout, such as ``CLIPMLP``, if
+  its forward pass, where it can be followed, applies them one after the other;
 * a linear map, an activation and a linear map one after another in an ``nn.Sequential``.
 """
 

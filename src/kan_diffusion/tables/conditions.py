@@ -4,9 +4,10 @@ A program gives a mapping, ``{"species": "setosa", "petal length": (1.0, 1.5)}``
 writes, ``species=setosa``, ``species in setosa, virginica``, ``1.0<=petal length<=1.5`` or
 ``age>=30``, becomes such a mapping. Rows must meet all conditions.
 
-A number of a column whose file has decimal commas may have one, too: ``price>=3,50``; in a list it
-stands in double quotes. A time without a zone is wall time in the zone of its column. One that a
-change of clocks leaves out is the next there is; one that there is twice is both.
+A number may be written as its column is, with decimal commas, marks of thousands and a unit:
+``price>=3,50``, ``net<=1,500 kg``; with a comma it stands in double quotes in a list. A time
+without a zone is wall time in the zone of its column. One that a change of clocks leaves out is the
+next there is; one that there is twice is both.
 """
 
 from __future__ import annotations

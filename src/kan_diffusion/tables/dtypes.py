@@ -190,7 +190,7 @@ class Storage(Settings):
             amounts = np.zeros(len(values))
             amounts[~missing] = self.amount.read(values[~missing])
             self._require_written(np.isnan(amounts), values, name, self.amount.example)
-            values = amounts
+            values = amounts if (amounts % 1).any() else amounts.astype(self.value_dtype)
         elif self.holds != held and not {self.holds, held} <= {"whole", "real", "truth"}:
             row = int(np.argmin(missing)) + 1
             raise DataError(
